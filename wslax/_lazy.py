@@ -1,0 +1,27 @@
+"""Names that import their module on first use (PEP 562), so that `import wslax` costs nothing."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def attach(package: str, names: Mapping[str, str]) -> tuple[Callable[[str], Any], list[str]]:
+    """A module-level `__getattr__` and `__all__` for `package`.
+
+    Args:
+      package: the `__name__` of the package.
+      names: public name to the module that defines it; a module that ends in the name itself is
+        the value (a sub-package).
+
+    Returns:
+      `(__getattr__, __all__)`.
+    """
+
+    def getattr_(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        module = importlib.import_module(names[name])
+        is_module = names[name] == f"{package}.{name}"
+        return module if is_module else getattr(module, name)
+
+    return getattr_, sorted(names)
