@@ -1,0 +1,42 @@
+"""Sphinx configuration; warnings are errors in CI."""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "ext"))
+
+import wslax
+
+project = "wslax"
+author = "The wslax authors"
+copyright = "2026, the wslax authors"
+version = release = wslax.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+    "myst_nb",
+    "generated",
+    "public_names",
+]
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+nb_execution_mode = "off"
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+exclude_patterns = ["_build"]
+
+html_theme = "furo"
+html_title = "wslax"
+html_static_path = ["_static"]
+
+# The namespaces whose public names must all be documented.
+public_namespaces = [
+    "wslax",
+    *(f"wslax.{name}" for name in wslax._MODULES),
+]
