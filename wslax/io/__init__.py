@@ -1,0 +1,35 @@
+"""Files of weights: safetensors, Hugging Face folders, npz and Orbax. Nothing is ever unpickled."""
+
+from typing import TYPE_CHECKING
+
+from wslax._lazy import attach
+
+if TYPE_CHECKING:
+    from wslax.io import atomic as atomic
+    from wslax.io.files import carry_files as carry_files
+    from wslax.io.files import load as load
+    from wslax.io.files import save as save
+    from wslax.io.orbax import restore as restore
+    from wslax.io.orbax import save_orbax as save_orbax
+    from wslax.io.orbax import saving_orbax as saving_orbax
+    from wslax.io.reader import Tensors as Tensors
+    from wslax.io.reader import open_tensors as open_tensors
+    from wslax.io.writer import TensorWriter as TensorWriter
+    from wslax.io.writer import write_tensors as write_tensors
+
+__getattr__, __all__ = attach(
+    __name__,
+    {
+        "atomic": "wslax.io.atomic",
+        "carry_files": "wslax.io.files",
+        "load": "wslax.io.files",
+        "save": "wslax.io.files",
+        "restore": "wslax.io.orbax",
+        "save_orbax": "wslax.io.orbax",
+        "saving_orbax": "wslax.io.orbax",
+        "Tensors": "wslax.io.reader",
+        "open_tensors": "wslax.io.reader",
+        "TensorWriter": "wslax.io.writer",
+        "write_tensors": "wslax.io.writer",
+    },
+)

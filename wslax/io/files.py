@@ -1,0 +1,242 @@
+"""`load` and `save`: a whole tree, in the format that the path asks for."""
+
+import os
+import pathlib
+import shutil
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from wslax.errors import WeightSpaceError, did_you_mean
+from wslax.io.atomic import check_free, replaced
+from wslax.io.header import Spec
+from wslax.io.reader import open_tensors, refuse_pickle
+from wslax.io.writer import write_tensors
+
+Path = str | os.PathLike[str]
+
+_CARRIED = (
+    "config.json", "generation_config.json", "preprocessor_config.json", "chat_template.*",
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
+    "spiece.model", "sentencepiece*", "LICENSE*",
+)  # fmt: skip
+
+
+def _is_orbax(path: pathlib.Path) -> bool:
+    return path.is_dir() and any(
+        (path / mark).exists() for mark in ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt")
+    )
+
+
+def _load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError as error:
+        raise WeightSpaceError(f"{path}: no such file") from error
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise WeightSpaceError(
+            f"{path}: not an npz of plain arrays ({error}); arrays of objects are pickles "
+            "and never loaded"
+        ) from error
+
+
+def _flat(path: pathlib.Path) -> dict[str, np.ndarray]:
+    refuse_pickle(path)
+    if path.suffix == ".npy":
+        raise WeightSpaceError(f"{path}: one array has no leaf name; save it as .npz")
+    if path.suffix == ".npz":
+        return _load_npz(path)
+    tensors = open_tensors(path)
+    return {name: tensors.read(name) for name in tensors}
+
+
+def _is_key(leaf: Any) -> bool:
+    import jax
+
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+
+
+def _place(name: str, value: np.ndarray, leaf: Any) -> Any:
+    """`value` as what `leaf` is: a key, a numpy array, or a JAX array on its sharding."""
+    import jax
+
+    from wslax.tree import aval
+
+    if _is_key(leaf):
+        return jax.random.wrap_key_data(jax.numpy.asarray(value), impl=jax.random.key_impl(leaf))
+    wanted = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+    if aval(value) != aval(wanted):
+        raise WeightSpaceError(f"{name}: the file has {aval(value)}, like= has {aval(wanted)}")
+    if isinstance(wanted, np.ndarray):
+        return value
+    sharding = getattr(wanted, "sharding", None)
+    return jax.device_put(value, sharding) if sharding is not None else jax.numpy.asarray(value)
+
+
+def _rebuild(flat: Mapping[str, np.ndarray], like: Any, path: pathlib.Path) -> Any:
+    import jax
+
+    from wslax.tree import leaf_names
+
+    stored = {name.replace(".", "/"): name for name in flat}
+    names = leaf_names(like)
+    leaves = []
+    for name, leaf in zip(names, jax.tree.leaves(like), strict=True):
+        key = stored.get(name.replace(".", "/"))
+        if key is None:
+            raise WeightSpaceError(
+                f"{path}: no tensor for leaf {name!r}.{did_you_mean(name, flat)}"
+            )
+        leaves.append(_place(name, flat[key], leaf))
+    extra = set(stored) - {name.replace(".", "/") for name in names}
+    if extra:
+        raise WeightSpaceError(f"{path}: has {stored[min(extra)]!r}, which like= has not")
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def load(path: Path, like: Any = None) -> Any:
+    """Load parameters from whatever is at `path`.
+
+    Args:
+      path: a `.safetensors` file, a sharded index, a Hugging Face folder, an `.npz`, or an Orbax
+        checkpoint folder.
+      like: a tree (arrays or `jax.ShapeDtypeStruct`s) to rebuild by leaf name, `.` and `/` alike.
+        Its leaves say where data goes: numpy stays on the host, a JAX array or a struct with a
+        sharding is placed there, a JAX key is rebuilt from its words. Empty nodes stay empty.
+
+    Returns:
+      The tree; without `like` a flat dict of host arrays with the stored names (for safetensors
+      read-only views of the mapped file, read when touched). Orbax restores its own nested dict.
+
+    Raises:
+      WeightSpaceError: if the file is missing, bad or a pickle, or does not fit `like` (a leaf is
+        missing, extra, or of another shape or dtype).
+
+    Example:
+        >>> import numpy as np, tempfile, wslax as ws
+        >>> params = {"dense": {"kernel": np.ones((2, 3), np.float32)}}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     ws.io.save(params, f"{folder}/model.safetensors")
+        ...     flat = ws.io.load(f"{folder}/model.safetensors")
+        ...     tree = ws.io.load(f"{folder}/model.safetensors", like=params)
+        >>> list(flat), tree["dense"]["kernel"].shape
+        (['dense/kernel'], (2, 3))
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise WeightSpaceError(f"{path}: no such file or folder")
+    if _is_orbax(path):
+        from wslax.io.orbax import restore
+
+        return restore(path, like)
+    flat = _flat(path)
+    return flat if like is None else _rebuild(flat, like, path)
+
+
+def host_leaves(params: Any) -> dict[str, np.ndarray]:
+    """Leaf name to host array; JAX keys as their words.
+
+    Example:
+        >>> import numpy as np
+        >>> host_leaves({"w": np.zeros(2)})
+        {'w': array([0., 0.])}
+    """
+    if isinstance(params, Mapping) and all(isinstance(v, np.ndarray) for v in params.values()):
+        return {str(name): value for name, value in params.items()}
+    import jax
+
+    from wslax.tree import named_leaves
+
+    found = {}
+    for name, leaf in named_leaves(params).items():
+        if callable(leaf) or isinstance(leaf, str):
+            raise WeightSpaceError(
+                f"{name}: a {type(leaf).__name__} is no array; for Equinox modules save "
+                "eqx.partition(model, eqx.is_array)[0]"
+            )
+        found[name] = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    return found
+
+
+def save(
+    params: Any,
+    path: Path,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    shard_bytes: int | None = None,
+) -> None:
+    """Save parameters in the format that the path's suffix asks for, whole or not at all.
+
+    Args:
+      params: any tree of arrays; leaves are stored under their canonical names.
+      path: `x.safetensors`, `x.npz`, `x.orbax` (an Orbax checkpoint folder), or a folder, which
+        gets the Hugging Face layout. A folder must be new or empty; a file is replaced.
+      metadata: strings to keep in a safetensors header beside `{"format": "pt"}`.
+      shard_bytes: split a folder's safetensors into shards of at most this many bytes.
+
+    Raises:
+      WeightSpaceError: if a leaf is no array, the folder is not empty, a dtype cannot be stored, or
+        the disk is full.
+
+    Example:
+        >>> import numpy as np, tempfile, wslax as ws
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     ws.io.save({"w": np.ones(2)}, f"{folder}/model.npz")
+        ...     ws.io.load(f"{folder}/model.npz")
+        {'w': array([1., 1.])}
+    """
+    path = pathlib.Path(path)
+    if path.suffix == ".orbax":
+        from wslax.io.orbax import save_orbax
+
+        return save_orbax(params, path)
+    refuse_pickle(path)
+    leaves = host_leaves(params)
+    if path.suffix == ".npz":
+        for name, value in leaves.items():
+            if value.dtype.kind not in "biufc":
+                raise WeightSpaceError(f"{name}: npz cannot hold {value.dtype}; use .safetensors")
+        with replaced(path) as partial, partial.open("wb") as handle:
+            np.savez(handle, allow_pickle=False, **leaves)
+        return None
+    if path.suffix != ".safetensors":
+        check_free(path)
+    specs = {name: Spec(value.dtype, value.shape) for name, value in leaves.items()}
+    notes = {"format": "pt", **(metadata or {})}
+    with write_tensors(path, specs, notes, shard_bytes) as (writer, _):
+        for name, value in leaves.items():
+            writer.write(name, 0, value)
+    return None
+
+
+def carry_files(source: Path, target: Path) -> list[str]:
+    """Copy a Hugging Face folder's config and tokenizer files byte for byte.
+
+    Args:
+      source: the folder of a model (a file's own folder carries nothing).
+      target: an existing folder.
+
+    Returns:
+      The names copied.
+
+    Example:
+        >>> carry_files("no-such-folder", ".")
+        []
+    """
+    source, target = pathlib.Path(source), pathlib.Path(target)
+    if not source.is_dir():
+        return []
+    weights = {".bin", ".safetensors"}
+    found = {
+        file
+        for glob in _CARRIED
+        for file in source.glob(glob)
+        if file.is_file() and file.suffix not in weights
+    }
+    for file in found:
+        shutil.copyfile(file, target / file.name)
+    return sorted(file.name for file in found)
