@@ -308,6 +308,19 @@ def is_float(leaf: Any) -> bool:
     return dtype is not None and jax.dtypes.issubdtype(dtype, np.floating)
 
 
+def cast_like(x: Any, leaf: Any) -> Any:
+    """`x` in the dtype and weak type of `leaf`, so that loops over edits always type.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> cast_like(jnp.float32(1), jnp.asarray(2.0)).weak_type
+        True
+    """
+    x = jax.lax.convert_element_type(x, leaf.dtype)
+    weak = getattr(leaf, "weak_type", False) and x.dtype == jax.dtypes.canonicalize_dtype(float)
+    return jax.lax.convert_element_type(x, float) if weak else x
+
+
 def size(tree: Params) -> int:
     """How many numbers a tree holds.
 

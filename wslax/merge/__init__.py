@@ -1,1 +1,40 @@
 """Merging: one model from several, in memory and on disk."""
+
+from typing import TYPE_CHECKING
+
+from wslax._lazy import attach
+
+if TYPE_CHECKING:
+    from wslax.merge.checkpoints import checkpoints as checkpoints
+    from wslax.merge.functions import dare_linear as dare_linear
+    from wslax.merge.functions import dare_ties as dare_ties
+    from wslax.merge.functions import linear as linear
+    from wslax.merge.functions import passthrough as passthrough
+    from wslax.merge.functions import slerp as slerp
+    from wslax.merge.functions import task_arithmetic as task_arithmetic
+    from wslax.merge.functions import ties as ties
+    from wslax.merge.memory import run as run
+    from wslax.merge.method import Gram as Gram
+    from wslax.merge.method import Kth as Kth
+    from wslax.merge.method import Leaf as Leaf
+    from wslax.merge.method import Member as Member
+    from wslax.merge.method import Method as Method
+    from wslax.merge.method import Param as Param
+    from wslax.merge.method import Total as Total
+    from wslax.merge.registry import METHODS as METHODS
+
+_FUNCTIONS = (
+    "dare_linear", "dare_ties", "linear", "passthrough", "slerp", "task_arithmetic", "ties",
+)  # fmt: skip
+_CONTRACT = ("Gram", "Kth", "Leaf", "Member", "Method", "Param", "Total")
+
+__getattr__, __all__ = attach(
+    __name__,
+    {name: "wslax.merge.functions" for name in _FUNCTIONS}
+    | {name: "wslax.merge.method" for name in _CONTRACT}
+    | {
+        "METHODS": "wslax.merge.registry",
+        "checkpoints": "wslax.merge.checkpoints",
+        "run": "wslax.merge.memory",
+    },
+)
