@@ -317,8 +317,11 @@ def cast_like(x: Any, leaf: Any) -> Any:
         True
     """
     x = jax.lax.convert_element_type(x, leaf.dtype)
-    weak = getattr(leaf, "weak_type", False) and x.dtype == jax.dtypes.canonicalize_dtype(float)
-    return jax.lax.convert_element_type(x, float) if weak else x
+    if not getattr(leaf, "weak_type", False):
+        return x
+    # No public cast gives a weak type; an update of a weak array keeps it, and compiles to nothing.
+    blank = jax.lax.full_like(leaf, 0, shape=x.shape)
+    return jax.lax.dynamic_update_slice(blank, x, (0,) * x.ndim)
 
 
 def size(tree: Params) -> int:

@@ -1,0 +1,232 @@
+"""Who is chosen: functions from fitness to index vectors; applying one is a gather.
+
+All of them work on ranks, so they do not depend on the order of members, nor on the scale of
+fitness except where shares are the point. NaN and -inf are worst and are chosen only when nothing
+else is left.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wslax import random
+from wslax.errors import WeightSpaceError
+from wslax.typing import Array, Key, PerMember
+
+
+def ranked(fitness: PerMember, ids: PerMember | None = None) -> Array:
+    """Indices from best to worst.
+
+    Args:
+      fitness: `[N]`, higher is better; NaN comes last.
+      ids: `[N]`; equal fitness goes to the lower id (default: the lower index).
+
+    Returns:
+      int32 `[N]`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> ranked(jnp.array([1.0, jnp.nan, 3.0, 1.0])).tolist()
+        [2, 0, 3, 1]
+    """
+    fitness = jnp.asarray(fitness)
+    ids = jnp.arange(fitness.shape[0]) if ids is None else ids
+    return jnp.lexsort((ids, -fitness)).astype(jnp.int32)
+
+
+def elite(fitness: PerMember, count: int, ids: PerMember | None = None) -> Array:
+    """The indices of the `count` best.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> elite(jnp.array([1.0, 5.0, 3.0]), 2).tolist()
+        [1, 2]
+    """
+    return ranked(fitness, ids)[:count]
+
+
+def shares(fitness: PerMember) -> Array:
+    r"""Fitness as proportional, non-negative shares.
+
+    \(s_i = f_i\) where no fitness is negative (GENOME's case); otherwise the window
+    \(s_i = f_i - \min f + (\max f - \min f)/N\), in which the worst keeps a share. Scaled so that
+    the largest is 1. NaN and -inf have none; next to +inf only +inf has. All equal, all zero or
+    none valid: all (valid) share alike.
+
+    Args:
+      fitness: `[N]`, higher is better.
+
+    Returns:
+      `[N]` in [0, 1], the dtype of `fitness`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> shares(jnp.array([1.0, 4.0, jnp.nan])).tolist()
+        [0.25, 1.0, 0.0]
+        >>> shares(jnp.zeros(2)).tolist()
+        [1.0, 1.0]
+    """
+    fitness = jnp.asarray(fitness)
+    valid = fitness > -jnp.inf
+    low = jnp.min(fitness, where=valid, initial=jnp.inf)
+    high = jnp.max(fitness, where=valid, initial=-jnp.inf)
+    # Halves: the range of two finite numbers can overflow.
+    spread = high / 2 - low / 2
+    window = (fitness / 2 - low / 2 + spread / fitness.shape[0]) / (
+        spread + spread / fitness.shape[0]
+    )
+    share = jnp.where(low < 0, window, fitness / high)
+    share = jnp.where(high == jnp.inf, (fitness == jnp.inf).astype(fitness.dtype), share)
+    share = jnp.where((high == low) | ((low >= 0) & (high == 0)), jnp.ones_like(share), share)
+    return jnp.where(valid | ~valid.any(), share, jnp.zeros_like(share)).astype(fitness.dtype)
+
+
+# Far below any log-share plus Gumbel noise, with room between the two in float32.
+_NO_SHARE, _INVALID = np.float32(-200), np.float32(-400)
+
+
+def roulette(
+    key: Key,
+    fitness: PerMember,
+    draws: int,
+    count: int = 1,
+    *,
+    ids: PerMember | None = None,
+    first: Any = 0,
+) -> Array:
+    r"""Indices drawn in proportion to the shares of fitness, distinct within a draw.
+
+    Each draw takes the `count` largest of \(\log s_i + G_i\) with independent Gumbel \(G_i\), which
+    is drawing one after the other in proportion to what is left. Members without a share come only
+    when the others are used up.
+
+    Args:
+      key: a JAX key or seed.
+      fitness: `[N]`, higher is better; see `shares` for zero, negative and NaN.
+      draws: how many independent draws; static.
+      count: how many distinct indices a draw, at most N; static.
+      ids: `[N]`, breaks ties.
+      first: number of the first draw; draw `d` has random words of its own.
+
+    Returns:
+      int32 `[draws, count]`.
+
+    Raises:
+      WeightSpaceError: if `count` exceeds N.
+
+    Example:
+        >>> import jax.numpy as jnp, wslax as ws
+        >>> ws.evolve.roulette(0, jnp.array([0.0, 1.0, 0.0]), draws=3)[:, 0].tolist()
+        [1, 1, 1]
+    """
+    fitness = jnp.asarray(fitness)
+    n = fitness.shape[0]
+    if count > n:
+        raise WeightSpaceError(f"roulette: cannot draw {count} distinct members of {n}")
+    order = ranked(fitness, ids)
+    share = shares(fitness)[order].astype(jnp.float32)
+    weight = jnp.where(share > 0, jnp.maximum(jnp.log(share), _NO_SHARE / 2), _NO_SHARE)
+    weight = jnp.where((fitness > -jnp.inf)[order], weight, _INVALID)
+
+    def draw(number: Array) -> Array:
+        words = random.bits(key, "evolve/roulette", n, member=number, xp=jnp)
+        cell = (words >> np.uint32(9)).astype(jnp.float32) + np.float32(0.5)
+        score = weight - jnp.log(-jnp.log(cell * np.float32(2.0**-23)))
+        return order[jax.lax.top_k(score, count)[1]]
+
+    numbers = jnp.arange(draws, dtype=jnp.uint32) + jnp.asarray(first, jnp.uint32)
+    return jax.vmap(draw)(numbers)
+
+
+def pairs(key: Key, n: int, count: int) -> Array:
+    """Unordered pairs of `n` things in random order, again in that order when they run out.
+
+    Args:
+      key: a JAX key or seed.
+      n: how many things, at least 2; static.
+      count: how many pairs; static.
+
+    Returns:
+      int32 `[count, 2]`, the lower index first.
+
+    Raises:
+      WeightSpaceError: if there are fewer than two.
+
+    Example:
+        >>> import wslax as ws
+        >>> sorted(ws.evolve.pairs(0, 3, 3).tolist())
+        [[0, 1], [0, 2], [1, 2]]
+    """
+    if n < 2:
+        raise WeightSpaceError(f"pairs: expected at least 2 members, got {n}")
+    every = np.stack(np.triu_indices(n, 1), 1).astype(np.int32)
+    order = jnp.argsort(random.bits(key, "evolve/pairs", len(every), xp=jnp))
+    return jnp.asarray(every)[order[jnp.arange(count) % len(every)]]
+
+
+def tournament(
+    key: Key,
+    fitness: PerMember,
+    count: int,
+    *,
+    size: int = 3,
+    spare: int = 0,
+    ids: PerMember | None = None,
+) -> Array:
+    """Winners of tournaments without replacement: a winner leaves the pool.
+
+    Each round draws `size` distinct members of the pool (all of it when fewer are left); the best
+    wins. Members without a fitness enter only when no other is left, in order of id.
+
+    Args:
+      key: a JAX key or seed.
+      fitness: `[N]`, higher is better.
+      count: how many winners; static.
+      size: how many compete, GENOME's 3; static.
+      spare: how many of the best stay outside (elites chosen before); static.
+      ids: `[N]`, breaks ties.
+
+    Returns:
+      int32 `[count]`, distinct.
+
+    Raises:
+      WeightSpaceError: if the pool has fewer than `count`.
+
+    Example:
+        >>> import jax.numpy as jnp, wslax as ws
+        >>> ws.evolve.tournament(0, jnp.array([2.0, 9.0, 4.0]), 1).tolist()
+        [1]
+    """
+    fitness = jnp.asarray(fitness)
+    pool = ranked(fitness, ids)[spare:]
+    if count > pool.shape[0]:
+        raise WeightSpaceError(f"tournament: {count} winners of a pool of {pool.shape[0]}")
+    entered = jnp.sum(~jnp.isnan(fitness)) - spare
+    u = random.uniform(random.bits(key, "evolve/tournament", count * size, xp=jnp))
+    u = u.reshape(count, size)
+
+    def swap(places: Array, i: Array, j: Array) -> Array:
+        a, b = places[i], places[j]
+        return places.at[i].set(b).at[j].set(a)
+
+    def round_(r: Array, places: Array) -> Array:
+        # Of the `left` places still in play, the competitors are shuffled to the end; the winner,
+        # who is the one of the lowest rank, then goes to the very end, and out of play.
+        left = entered - r
+        last = jnp.maximum(left - 1, 0)
+        for k in range(size):
+            end = jnp.maximum(last - k, 0)
+            chosen = jnp.minimum((u[r, k] * (end + 1)).astype(jnp.int32), end)
+            places = swap(places, chosen, end)
+        at = jnp.maximum(last - jnp.arange(size, dtype=jnp.int32), 0)
+        winner = at[jnp.argmin(places[at])]
+        return swap(places, winner, last)
+
+    ranks = jnp.arange(pool.shape[0], dtype=jnp.int32)
+    places = jax.lax.fori_loop(
+        0, count, lambda r, p: jnp.where(r < entered, round_(r, p), p), ranks
+    )
+    r = jnp.arange(count, dtype=jnp.int32)
+    return pool[places[jnp.where(r < entered, jnp.maximum(entered - 1 - r, 0), r)]]

@@ -1,0 +1,210 @@
+"""What a strategy is, and how survivors and children become one population.
+
+Higher fitness is better everywhere; NaN means *not evaluated or failed* and is worse than any
+number. A per-member datum is a leaf of `Members` with a leading axis, so it moves with its member.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from wslax import tree
+from wslax.errors import WeightSpaceError
+from wslax.typing import Array, PerMember, Population
+
+
+class Strategy(NamedTuple):
+    """An evolutionary strategy as three pure functions.
+
+    They go under `jax.jit`, `jax.vmap` (over runs) and `jax.lax.scan` (over generations): what
+    `tell` returns has the shapes and dtypes of the state that `init` made. The key of generation
+    `g` is `jax.random.fold_in(run_key, g)`, the same for `ask` and `tell`.
+
+    Attributes:
+      init: `(key, population, fitness) -> state`; `state.members` is a `Members`.
+      ask: `(key, state) -> (children, state)`: a population to evaluate, of a static size. Moved
+        members and new ones alike are children. Nothing that `ask` returns has a fitness.
+      tell: `(key, state, children, fitness) -> (state, info)`: `fitness` has one number a child
+        (a strategy that needs more, as scores by item or descriptors, says so and takes a pytree
+        with that leading axis). Survivors stay in their slots; children take the losers'.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, wslax as ws
+        >>> init, ask, tell = ws.evolve.genome()
+        >>> population = {"w": jnp.arange(8.0)}
+        >>> state = init(jax.random.key(0), population, fitness=-population["w"])
+        >>> key = jax.random.fold_in(jax.random.key(0), 0)
+        >>> children, state = ask(key, state)
+        >>> state, info = tell(key, state, children, -children["w"])
+        >>> float(state.members.fitness.max())
+        0.0
+    """
+
+    init: Callable[..., Any]
+    ask: Callable[..., tuple[Population, Any]]
+    tell: Callable[..., tuple[Any, Any]]
+
+
+class Members(NamedTuple):
+    """A population with what belongs to each member; every leaf has the leading member axis.
+
+    Attributes:
+      params: the parameters, and anything else a member owns.
+      fitness: higher is better, NaN where unevaluated.
+      ids: uint32, unique over a run and never reused.
+    """
+
+    params: Population
+    fitness: PerMember
+    ids: PerMember
+
+
+class Info(NamedTuple):
+    """What happened in a generation.
+
+    Attributes:
+      ids: `[C]`, the children's ids.
+      parents: `[C, 2]`, their parents' ids; a mutant has the same parent twice.
+      fitness: `[C]`, the children's fitness as told.
+      slots: `[C]`, the slot each took in the population, or -1.
+      best: the best fitness in the population after the generation.
+      best_id: whose it is.
+      mean: mean over the members that have a fitness.
+      failed: how many children came with NaN.
+    """
+
+    ids: Array
+    parents: Array
+    fitness: Array
+    slots: Array
+    best: Array
+    best_id: Array
+    mean: Array
+    failed: Array
+
+
+def members(population: Population, fitness: PerMember) -> Members:
+    """A checked population with ids 0 to N - 1.
+
+    Args:
+      population: leaves `[N, ...]`.
+      fitness: `[N]`; integers and half types become float32.
+
+    Raises:
+      WeightSpaceError: if a leaf has another leading size, or there is no leaf or member.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> members({"w": jnp.zeros((2, 3))}, jnp.array([1, 2])).fitness.dtype
+        dtype('float32')
+    """
+    n = count(population)
+    fitness = jnp.asarray(fitness)
+    if fitness.shape != (n,):
+        raise WeightSpaceError(
+            f"fitness: expected one number a member, [{n}], got {tree.aval(fitness)}"
+        )
+    fitness = fitness.astype(jnp.promote_types(jnp.float32, fitness.dtype))
+    return Members(jax.tree.map(jnp.asarray, population), fitness, jnp.arange(n, dtype=jnp.uint32))
+
+
+def count(population: Population) -> int:
+    """How many members a population has.
+
+    Raises:
+      WeightSpaceError: if leaves disagree, or it is empty.
+
+    Example:
+        >>> import numpy as np
+        >>> count({"w": np.zeros((4, 2)), "b": np.zeros(4)})
+        4
+    """
+    found = {name: leaf.shape[:1] for name, leaf in tree.named_leaves(population).items()}
+    sizes = set(found.values())
+    if len(sizes) != 1 or sizes & {(), (0,)}:
+        listed = ", ".join(f"{name} {list(shape)}" for name, shape in list(found.items())[:6])
+        raise WeightSpaceError(
+            f"expected one leading member axis that all leaves share, got {listed or 'no leaves'}; "
+            "`ws.population.stack([tree, ...])` makes a population"
+        )
+    ((n,),) = sizes
+    return n
+
+
+def fill(
+    buffer: Population, start: int, stop: int, chunk: int, make: Callable[[Array], Population]
+) -> Population:
+    """Write `make(index)` into slots `start` to `stop` of a buffer, a few at a time and in place.
+
+    The last chunk starts early rather than being short, so one body is compiled; what `make` gives
+    for an index must not depend on the chunk.
+
+    Args:
+      buffer: leaves `[C, ...]`.
+      start: first slot; static.
+      stop: end; static.
+      chunk: how many slots a step; static.
+      make: `int32[chunk] -> leaves [chunk, ...]`.
+
+    Returns:
+      The filled buffer.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> fill(jnp.zeros(5), 1, 4, 2, lambda i: i * 10.0)
+        Array([ 0., 10., 20., 30.,  0.], dtype=float32)
+    """
+    size = min(chunk, stop - start)
+    if size <= 0:
+        return buffer
+
+    def step(i: Array, buffer: Population) -> Population:
+        first = jnp.minimum(start + i * size, stop - size)
+        made = make(first + jnp.arange(size, dtype=jnp.int32))
+        return jax.tree.map(
+            lambda b, m: jax.lax.dynamic_update_slice_in_dim(b, m, first, 0), buffer, made
+        )
+
+    return jax.lax.fori_loop(0, -(-(stop - start) // size), step, buffer)
+
+
+def place(old: Members, children: Members, alive: Array) -> tuple[Members, Array]:
+    """Write the surviving children into the slots of the members that did not survive.
+
+    One member at a time and in place, so that a donated population is never held twice.
+
+    Args:
+      old: N members.
+      children: C members.
+      alive: bool `[N + C]`, exactly N of them True: who survives, members first.
+
+    Returns:
+      The N survivors, and the slot each child took (-1 for none), int32 `[C]`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> old = members(jnp.arange(3.0), jnp.arange(3.0))
+        >>> new = Members(jnp.array([7.0]), jnp.array([7.0]), jnp.array([3], jnp.uint32))
+        >>> kept, slots = place(old, new, jnp.array([True, False, True, True]))
+        >>> kept.params.tolist(), kept.ids.tolist(), slots.tolist()
+        ([0.0, 7.0, 2.0], [0, 3, 2], [1])
+    """
+    n = old.ids.shape[0]
+    losers = jnp.argsort(alive[:n], stable=True).astype(jnp.int32)
+    born = alive[n:]
+    slots = losers[jnp.cumsum(born, dtype=jnp.int32) - 1]
+
+    def step(c: Array, now: Members) -> Members:
+        def write(leaf: Array, child: Array) -> Array:
+            row = jax.lax.dynamic_index_in_dim(leaf, slots[c], 0)
+            new = jax.lax.dynamic_index_in_dim(child, c, 0)
+            # A dead child writes back what is there: under `vmap` a branch would do both anyway.
+            kept = jnp.where(born[c], new, row)
+            return jax.lax.dynamic_update_slice_in_dim(leaf, kept, slots[c], 0)
+
+        return jax.tree.map(write, now, children)
+
+    now = jax.lax.fori_loop(0, born.shape[0], step, old)
+    return now, jnp.where(born, slots, jnp.int32(-1))

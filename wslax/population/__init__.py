@@ -1,0 +1,34 @@
+"""Populations: models of one architecture as one pytree with a leading member axis."""
+
+from wslax.population.files import load, save
+from wslax.population.members import (
+    concat,
+    evaluate,
+    init,
+    member,
+    shard,
+    size,
+    stack,
+    take,
+    unstack,
+)
+from wslax.population.training import Member, Trainer, choose_strategy, step_from_loss, train
+
+__all__ = [
+    "Member",
+    "Trainer",
+    "choose_strategy",
+    "concat",
+    "evaluate",
+    "init",
+    "load",
+    "member",
+    "save",
+    "shard",
+    "size",
+    "stack",
+    "step_from_loss",
+    "take",
+    "train",
+    "unstack",
+]
