@@ -319,9 +319,8 @@ def cast_like(x: Any, leaf: Any) -> Any:
     x = jax.lax.convert_element_type(x, leaf.dtype)
     if not getattr(leaf, "weak_type", False):
         return x
-    # No public cast gives a weak type; an update of a weak array keeps it, and compiles to nothing.
-    blank = jax.lax.full_like(leaf, 0, shape=x.shape)
-    return jax.lax.dynamic_update_slice(blank, x, (0,) * x.ndim)
+    # No public cast gives a weak type, but an update keeps that of its target.
+    return jax.lax.full_like(leaf, 0, shape=x.shape).at[...].set(x)
 
 
 def size(tree: Params) -> int:

