@@ -57,7 +57,7 @@ def digits() -> Split:
     Example:
         >>> train, validation, test = digits()
         >>> train[0].shape, train[0].dtype, len(test[1])
-        ((1074, 8, 8), dtype('float32'), 363)
+        ((1074, 8, 8), dtype('float32'), 364)
     """
     x, y = _package("sklearn.datasets").load_digits(return_X_y=True)
     return _split(x.reshape(-1, 8, 8) / 16, y, "digits")
