@@ -1,0 +1,24 @@
+"""Symmetry: which axes of which leaves one hidden dimension runs through, and acting along it."""
+
+from typing import TYPE_CHECKING
+
+from wslax._lazy import attach
+
+if TYPE_CHECKING:
+    from wslax.symmetry.actions import permute as permute
+    from wslax.symmetry.actions import take as take
+    from wslax.symmetry.feed_forward import feed_forward as feed_forward
+    from wslax.symmetry.layout import resize as resize
+    from wslax.symmetry.locate import locate as locate
+    from wslax.symmetry.locate import sizes as sizes
+    from wslax.symmetry.types import Group as Group
+    from wslax.symmetry.types import Groups as Groups
+    from wslax.symmetry.types import Site as Site
+
+__getattr__, __all__ = attach(
+    __name__,
+    {name: "wslax.symmetry.actions" for name in ("permute", "take")}
+    | {name: "wslax.symmetry.locate" for name in ("locate", "sizes")}
+    | {name: "wslax.symmetry.types" for name in ("Group", "Groups", "Site")}
+    | {"feed_forward": "wslax.symmetry.feed_forward", "resize": "wslax.symmetry.layout"},
+)

@@ -1,0 +1,74 @@
+"""One gather along one site of one leaf, the same for all outer units or different at each."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from wslax.errors import WeightSpaceError
+from wslax.symmetry import layout
+from wslax.symmetry.types import Group, Groups, Site
+from wslax.typing import Array
+
+
+def _outer_units(groups: Groups, site: Site, id: int, at: np.ndarray) -> tuple[int, np.ndarray]:
+    """The axis of the leaf that an outer group lies on, and its unit at each place there.
+
+    `at` gives the old place of each place of the site's own new axis.
+    """
+    outer = [s for s in groups.all[id].sites if s.name == site.name]
+    axes = sorted({s.axis for s in outer})
+    if len(axes) != 1:
+        raise WeightSpaceError(
+            f"{site.name}: group {id} runs through axes {axes}, so which one chooses the index is "
+            "open; give one index [size] for all"
+        )
+    length = groups.shape[site.name][axes[0]]
+    units = np.max([layout.units(s, length) for s in outer], axis=0)
+    return axes[0], units[at] if axes[0] == site.axis else units
+
+
+def _per_unit(groups: Groups, group: Group, site: Site, index: Any, xp: Any) -> Any:
+    """Sources along the site's axis, an array over all axes of the leaf that they depend on."""
+    shape = groups.shape[site.name]
+
+    def over(axis: int, values: np.ndarray) -> np.ndarray:
+        return values.reshape([-1 if a == axis else 1 for a in range(len(shape))])
+
+    source = layout.along(site, shape[site.axis], index, xp)
+    # Outer units hold whole units of the group or lie within one, so any of its units tells them.
+    any_unit = np.zeros(index.shape[-1], int)
+    at = layout.along(site, shape[site.axis], any_unit)
+    picks = [over(*_outer_units(groups, site, id, at)) for id in group.per]
+    places = over(site.axis, np.arange(len(at)))
+    outside = np.zeros((1,) * len(shape), bool)
+    for pick in picks:
+        outside = outside | (pick < 0)
+    if outside.any() and index.shape[-1] != site.size:
+        raise WeightSpaceError(
+            f"{site}: lies partly outside the groups {list(group.per)} that choose its index, so "
+            f"it cannot get {index.shape[-1]} units there; give one index [size] for all"
+        )
+    return xp.where(outside, places, source[(*picks, places)])
+
+
+def gather(groups: Groups, group: Group, site: Site, leaf: Array, index: Array) -> Array:
+    """A leaf whose units along one site are `index` of the old ones.
+
+    Args:
+      groups: the groups that hold now.
+      group: one of them.
+      site: one of its sites, on this leaf.
+      leaf: an array; a host array stays one where the index is one too.
+      index: `[new size]`, or `[*sizes of per, new size]`.
+
+    Returns:
+      The leaf, longer or shorter along the site's axis; NaN where a traced index is out of range.
+    """
+    host = isinstance(index, np.ndarray)
+    xp = np if host and isinstance(leaf, np.ndarray) else jnp
+    on = np if host else jnp
+    if index.ndim > 1:
+        return xp.take_along_axis(leaf, _per_unit(groups, group, site, index, on), site.axis)
+    source = layout.along(site, leaf.shape[site.axis], index, on)
+    return xp.take(leaf, source, site.axis)

@@ -1,0 +1,188 @@
+"""Arithmetic of composite axes: which elements a site owns, and what resizing one does to others.
+
+An axis of length L holds `outer` tiles of L / outer elements. Unit u of a site owns, in every tile,
+the elements `(start + u) * inner` up to `(start + u + 1) * inner`.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from wslax.errors import WeightSpaceError
+from wslax.symmetry.types import Groups, Site
+
+
+def place(site: Site) -> tuple[str, int, int, int, int, int]:
+    """All of a site but its role."""
+    return (site.name, site.axis, site.outer, site.start, site.size, site.inner)
+
+
+def bounds(site: Site, length: int) -> tuple[int, int, int]:
+    """The tile's length, and where in it the site's elements begin and end."""
+    first = site.start * site.inner
+    return length // site.outer, first, first + site.size * site.inner
+
+
+def relation(a: Site, b: Site, length: int) -> str | None:
+    """Where `b` lies as seen from `a`, both on one axis of that length.
+
+    Returns:
+      `"same"` elements in the same order; `"minor"`: every unit of `a` holds whole tiles of `b`;
+      `"major"`: the reverse; `"before"` or `"after"` `a` in the same tiles; None: they cross.
+    """
+    if place(a) == place(b):
+        return "same"
+    tile_a, first_a, last_a = bounds(a, length)
+    tile_b, first_b, last_b = bounds(b, length)
+    if a.inner % tile_b == 0 and tile_a % tile_b == 0:
+        return "minor"
+    if b.inner % tile_a == 0 and tile_b % tile_a == 0:
+        return "major"
+    if a.outer == b.outer and last_b <= first_a:
+        return "before"
+    if a.outer == b.outer and last_a <= first_b:
+        return "after"
+    return None
+
+
+def along(site: Site, length: int, index: Any, xp: Any = np) -> Any:
+    """For each element of the new axis, the element of the old axis that it is copied from.
+
+    Args:
+      site: on an axis of `length` elements.
+      length: of the old axis.
+      index: `[..., new size]` units of the old group.
+      xp: `numpy` or `jax.numpy`.
+
+    Returns:
+      `[..., new length]`; elements outside the site keep their order.
+    """
+    tile, first, last = bounds(site, length)
+    lead = index.shape[:-1]
+    unit = xp.expand_dims(index, -1) * site.inner + np.arange(site.inner).reshape(
+        (1,) * index.ndim + (-1,)
+    )
+    head = np.broadcast_to(np.arange(first), (*lead, first))
+    tail = np.broadcast_to(np.arange(last, tile), (*lead, tile - last))
+    one = xp.concatenate([head, first + unit.reshape(*lead, -1), tail], -1)
+    starts = np.arange(site.outer).reshape((1,) * len(lead) + (-1, 1)) * tile
+    return (starts + xp.expand_dims(one, -2)).reshape(*lead, -1)
+
+
+def spread(site: Site, length: int, values: Any, xp: Any = np) -> Any:
+    """A number per unit as a number per element of the axis; 1 outside the site.
+
+    Args:
+      site: on an axis of `length` elements.
+      length: of the axis.
+      values: `[size]`.
+      xp: `numpy` or `jax.numpy`.
+
+    Returns:
+      `[length]`.
+    """
+    tile, first, last = bounds(site, length)
+    ones = np.ones(tile, values.dtype)
+    one = xp.concatenate([ones[:first], xp.repeat(values, site.inner), ones[last:]])
+    return xp.tile(one, site.outer)
+
+
+def units(site: Site, length: int) -> np.ndarray:
+    """The unit that each element of the axis belongs to, -1 outside the site."""
+    tile, first, last = bounds(site, length)
+    place_in_tile = np.arange(length) % tile
+    inside = (first <= place_in_tile) & (place_in_tile < last)
+    return np.where(inside, (place_in_tile - first) // site.inner, -1)
+
+
+def _moved(site: Site, other: Site, length: int, size: int) -> Site:
+    """`other` after `site` on the same axis got `size` units."""
+    more = (size - site.size) * site.inner
+    tile, tile_other = length // site.outer, length // other.outer
+    match relation(site, other, length):
+        case "same":
+            return dataclasses.replace(other, size=size)
+        case "minor":
+            return dataclasses.replace(other, outer=(length + site.outer * more) // tile_other)
+        case "major":
+            return dataclasses.replace(other, inner=other.inner // tile * (tile + more))
+        case "after":
+            if more % other.inner:
+                raise WeightSpaceError(
+                    f"{other}: {site} cannot get {size} units, because the {more} elements more "
+                    f"before it are no multiple of {other.inner}"
+                )
+            return dataclasses.replace(other, start=other.start + more // other.inner)
+        case _:
+            return other
+
+
+def _resized_site(groups: Groups, site: Site, size: int) -> Groups:
+    shape = groups.shape[site.name]
+    length = shape[site.axis]
+    key = (site.name, site.axis)
+    changed = []
+    for group in groups.all:
+        sites = tuple(
+            _moved(site, s, length, size) if (s.name, s.axis) == key else s for s in group.sites
+        )
+        changed.append(dataclasses.replace(group, sites=sites) if sites != group.sites else group)
+    longer = length + site.outer * (size - site.size) * site.inner
+    new = (*shape[: site.axis], longer, *shape[site.axis + 1 :])
+    shapes = tuple((n, new if n == site.name else s) for n, s in groups.shapes)
+    return Groups(tuple(changed), shapes)
+
+
+def steps(groups: Groups, id: int, size: int) -> Iterator[tuple[Groups, tuple[Site, ...]]]:
+    """The single-axis changes that give group `id` another size, in an order to apply them.
+
+    Args:
+      groups: before the change.
+      id: the group.
+      size: its new number of units.
+
+    Yields:
+      `(groups before this change, sites)`: all sites at one place (they differ in the role alone),
+      in the coordinates that hold when it is their turn.
+    """
+    done: set[int] = set()
+    for k in range(len(groups.all[id].sites)):
+        if k in done:
+            continue
+        sites = groups.all[id].sites
+        alike = [j for j in range(k, len(sites)) if place(sites[j]) == place(sites[k])]
+        done.update(alike)
+        yield groups, tuple(sites[j] for j in alike)
+        if size != sites[k].size:
+            groups = _resized_site(groups, sites[k], size)
+
+
+def resize(groups: Groups, sizes: dict[int, int]) -> Groups:
+    """The groups of the model after groups got new sizes; everything on a shared axis moves along.
+
+    Args:
+      groups: before.
+      sizes: group id to new number of units.
+
+    Returns:
+      The groups after.
+
+    Raises:
+      WeightSpaceError: if a piece behind a resized one would no longer start at a whole unit.
+
+    Example:
+        >>> groups = Groups.from_sites({"w": np.zeros((3, 5))}, [
+        ...     [Site("w", 1, size=2, role="produced")],
+        ...     [Site("w", 1, start=2, size=3, role="produced")],
+        ... ])
+        >>> str(resize(groups, {0: 4}).all[1].sites[0])
+        'w[1: 1 x 4:7 x 1] produced'
+    """
+    for id, size in sizes.items():
+        for before, sites in steps(groups, id, size):
+            groups = _resized_site(before, sites[0], size)
+        group = dataclasses.replace(groups.all[id], size=size)
+        groups = dataclasses.replace(groups, all=(*groups.all[:id], group, *groups.all[id + 1 :]))
+    return groups
