@@ -66,7 +66,8 @@ def mlp(features: int, hidden: Sequence[int], classes: int) -> Net:
     def apply(params: Params, x: Array) -> Array:
         names = [*_numbered(params, "hidden_"), "out"]
         widths = [params[name]["kernel"].shape[-1] for name in names]
-        return _Mlp(widths).apply({"params": params}, x)
+        logits: Any = _Mlp(widths).apply({"params": params}, x)
+        return logits
 
     return Net(init, apply)
 
@@ -111,7 +112,8 @@ def conv(size: int, channels: Sequence[int], classes: int, planes: int = 1) -> N
     def apply(params: Params, x: Array) -> Array:
         widths = [params[name]["kernel"].shape[-1] for name in _numbered(params, "conv_")]
         module = _Conv(widths, params["out"]["kernel"].shape[-1])
-        return module.apply({"params": params}, x if x.ndim == 4 else x[..., None])
+        logits: Any = module.apply({"params": params}, x if x.ndim == 4 else x[..., None])
+        return logits
 
     return Net(init, apply)
 
@@ -182,7 +184,8 @@ def transformer(
             tuple(block["attention"]["query"]["kernel"].shape[1] for block in blocks),
             tuple(block["up"]["kernel"].shape[1] for block in blocks),
         )
-        return module.apply({"params": params}, tokens)
+        logits: Any = module.apply({"params": params}, tokens)
+        return logits
 
     return Net(init, apply)
 

@@ -5,7 +5,6 @@ same for a dict, a NamedTuple, a dataclass, Flax linen variables, an nnx state a
 that hold the same fields, and equals the stored name of a flat checkpoint dict.
 """
 
-import fnmatch
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +14,8 @@ import jax
 import numpy as np
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
-from wslax.errors import WeightSpaceError, did_you_mean
+from wslax.errors import WeightSpaceError
+from wslax.globs import matches, pick
 from wslax.typing import Mask, Params, Where
 
 
@@ -69,42 +69,6 @@ def named_leaves(tree: Params) -> dict[str, Any]:
         {'b/0': 2, 'w': 1}
     """
     return dict(zip(leaf_names(tree), jax.tree.leaves(tree), strict=True))
-
-
-def matches(name: str, glob: str) -> bool:
-    """Whether a glob picks a leaf name; `.` and `/` are one separator, `*` crosses it.
-
-    Example:
-        >>> matches("model.layers.0.weight", "*/weight"), matches("a/b", "a")
-        (True, False)
-    """
-    return fnmatch.fnmatchcase(name.replace(".", "/"), glob.replace(".", "/"))
-
-
-def pick(names: Sequence[str], where: Where) -> tuple[bool, ...]:
-    """Which names a glob or a list of globs picks.
-
-    Args:
-      names: leaf names.
-      where: a glob, several (any may match), or None for all.
-
-    Returns:
-      One bool a name.
-
-    Raises:
-      WeightSpaceError: if a glob picks nothing; the sentence lists near names.
-
-    Example:
-        >>> pick(["a/kernel", "a/bias"], "*/kernel")
-        (True, False)
-    """
-    if where is None:
-        return (True,) * len(names)
-    globs = [where] if isinstance(where, str) else list(where)
-    for glob in globs:
-        if not any(matches(name, glob) for name in names):
-            raise WeightSpaceError(f"where={glob!r} picks no leaf.{did_you_mean(glob, names)}")
-    return tuple(any(matches(name, glob) for glob in globs) for name in names)
 
 
 def picked(tree: Params, where: Where = None, mask: Mask | None = None) -> Params:

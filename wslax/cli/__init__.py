@@ -1,0 +1,73 @@
+"""The command line: parse, call, print. Sub-commands import when they are run."""
+
+import sys
+
+import cyclopts
+
+from wslax import __version__
+from wslax.errors import WeightSpaceError
+
+USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+
+
+class UsageError(Exception):
+    """What the caller typed is wrong; the message is a sentence."""
+
+
+app = cyclopts.App(
+    name="wslax",
+    help="Transforms of neural-network weights: merge, inspect and convert checkpoints; the tour.",
+    version=__version__,
+)
+for _name, _help in {
+    "run": "The tour: train, merge, evolve, widen and adapt small nets on real digits.",
+    "merge": "Merge checkpoints on disk.",
+    "methods": "List the merging methods.",
+    "inspect": "Show a checkpoint's tensors and their statistics.",
+    "convert": "Convert between Hugging Face, Flax and npz layouts.",
+}.items():
+    app.command(f"wslax.cli.{_name}:{_name}", name=_name, help=_help)
+
+
+def main(tokens: list[str] | None = None) -> int:
+    """Run `wslax`; the exit code is 0, 2 for wrong usage, 1 for a failure, 130 for Ctrl-C.
+
+    `--debug` anywhere shows the traceback of an error.
+
+    Args:
+      tokens: the arguments; those of the process by default.
+
+    Returns:
+      The exit code.
+
+    Example:
+        >>> main(["--version"])
+        0.1.0
+        0
+    """
+    tokens = list(sys.argv[1:] if tokens is None else tokens)
+    debug = "--debug" in tokens
+    tokens = [token for token in tokens if token != "--debug"]
+    try:
+        app(tokens, exit_on_error=False, print_error=True, result_action="return_value")
+    except cyclopts.CycloptsError:
+        return USAGE
+    except (UsageError, WeightSpaceError) as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE if isinstance(error, UsageError) else FAILURE
+    except KeyboardInterrupt:
+        print("interrupted; nothing was kept under the final name", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def script() -> None:
+    """The `wslax` command.
+
+    Example:
+        >>> script.__name__
+        'script'
+    """
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""`wslax merge`: plan, check, stream, report."""
+
+import json
+import sys
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from wslax.cli import UsageError
+from wslax.errors import WeightSpaceError
+from wslax.merge.checkpoints import Report, run_plan
+from wslax.merge.config import Recipe, parse_recipe, read_recipe
+from wslax.merge.plan import Plan, make_plan
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB"
+
+
+def _from_options(
+    models: list[str], method: str, base: str | None, given: dict[str, Any]
+) -> Recipe:
+    weights = given.pop("weight") or []
+    if len(weights) not in (0, 1, len(models)):
+        raise UsageError(f"--weight: give one value or {len(models)} (one a model)")
+    entries: list[dict[str, Any]] = [{"model": path} for path in models]
+    if len(weights) == len(models) > 1:
+        for entry, weight in zip(entries, weights, strict=True):
+            entry["parameters"] = {"weight": weight}
+    elif weights:
+        given["weight"] = weights[0]
+    parameters = {word: value for word, value in given.items() if value is not None}
+    content = {
+        "merge_method": method, "models": entries, "base_model": base, "parameters": parameters,
+    }  # fmt: skip
+    return parse_recipe({k: v for k, v in content.items() if v is not None})
+
+
+def _recipe(
+    paths: list[str], out: str | None, method: str | None, base: str | None, given: dict[str, Any]
+) -> tuple[Recipe, str]:
+    """The recipe and the output that the arguments mean; raises `UsageError`."""
+    try:
+        if method is not None:
+            if out is None:
+                raise UsageError("--method takes the models as arguments and the output as --out")
+            return _from_options(paths, method, base, given), out
+        if out is None and len(paths) == 2:
+            paths, out = paths[:1], paths[1]
+        if len(paths) != 1 or out is None:
+            raise UsageError(
+                "give a recipe and an output (wslax merge recipe.yaml OUT), or models, --method "
+                "and --out (wslax merge A B --method linear --out OUT)"
+            )
+        if base is not None or any(value is not None for value in given.values()):
+            raise UsageError("base and parameters stand in the recipe, or with --method as options")
+        return read_recipe(paths[0]), out
+    except WeightSpaceError as error:
+        raise UsageError(str(error)) from error
+
+
+def _show_plan(plan: Plan, console: Any, tensors: bool) -> None:
+    from rich.table import Table
+
+    models = ", ".join(str(model.path) for model in plan.models)
+    console.print(f"[bold]{plan.method.name}[/]  {plan.method.about}", highlight=False)
+    console.print(f"models  {models}", highlight=False, soft_wrap=True)
+    if plan.base is not None:
+        console.print(f"base    {plan.base.path}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{len(plan.jobs)} tensors, {_megabytes(plan.read)} to read, {_megabytes(plan.written)} to "
+        f"write, at most {_megabytes(plan.peak)} of buffers",
+        highlight=False,
+    )
+    if tensors:
+        table = Table("tensor", "dtype", "shape", "rule")
+        for job in plan.jobs:
+            rule = "copied" if job.compute is None else _values(job.params)
+            table.add_row(job.name, job.spec.dtype.name, str(list(job.spec.shape)), rule)
+        console.print(table)
+
+
+def _values(params: Any) -> str:
+    def text(value: Any) -> str:
+        if isinstance(value, tuple):
+            return "[" + ", ".join(f"{v:g}" for v in value) + "]"
+        return str(value).lower() if isinstance(value, bool) else f"{value:g}"
+
+    return ", ".join(f"{name} {text(value)}" for name, value in params.items())
+
+
+def _show_report(report: Report, console: Any) -> None:
+    from rich.table import Table
+
+    table = Table("parent", "norm", "distance to the result")
+    for parent in report.parents:
+        table.add_row(parent.path, f"{parent.norm:,.4g}", f"{parent.distance:,.4g}")
+    console.print(table)
+    console.print(
+        f"[bold]{report.out}[/]  {report.tensors} tensors, {_megabytes(report.written)}, norm "
+        f"{report.norm:,.4g}, all finite; {report.seconds:.1f} s, peak {_megabytes(report.peak)}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+@contextmanager
+def _progress(total: int, console: Any) -> Any:
+    if not console.is_terminal:
+        yield None
+        return
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("merge", total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+def _plan_json(plan: Plan) -> dict[str, Any]:
+    return {
+        "method": plan.method.name,
+        "models": [str(model.path) for model in plan.models],
+        "base": str(plan.base.path) if plan.base is not None else None,
+        "read": plan.read,
+        "written": plan.written,
+        "peak_buffers": plan.peak,
+        "tensors": [
+            {
+                "name": job.name, "dtype": job.spec.dtype.name, "shape": list(job.spec.shape),
+                "copied": job.compute is None, "parameters": dict(job.params),
+            }
+            for job in plan.jobs
+        ],
+    }  # fmt: skip
+
+
+def merge(
+    *paths: str,
+    out: str | None = None,
+    method: str | None = None,
+    base: str | None = None,
+    weight: Annotated[list[float] | None, Parameter(negative=(), consume_multiple=True)] = None,
+    density: float | None = None,
+    lambda_: Annotated[float | None, Parameter("--lambda")] = None,
+    t: float | None = None,
+    scale: float | None = None,
+    normalize: bool | None = None,
+    rescale: bool | None = None,
+    seed: int = 0,
+    threads: int = 2,
+    shard_bytes: int | None = None,
+    allow_nonfinite: Annotated[list[str] | None, Parameter(negative=())] = None,
+    digests: Annotated[bool, Parameter(negative=())] = False,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    json_: Annotated[bool, Parameter("--json", negative=())] = False,
+) -> None:
+    """Merge checkpoints by a recipe (`RECIPE.yaml OUT`) or by options (`A B --method M --out OUT`).
+
+    Recipes are mergekit's YAML. Everything is checked before a byte is written; memory stays at a
+    few chunks whatever the size of the models.
+
+    Args:
+      paths: a recipe and the output, or the models.
+      out: the output: a new folder, or a name ending in .safetensors.
+      method: merge without a recipe; see `wslax methods`.
+      base: the base model.
+      weight: one weight, or one a model.
+      density: share of each task vector that is kept.
+      lambda_: factor of the merged task vector.
+      t: position between two models.
+      scale: factor of passthrough.
+      normalize: divide by the weights.
+      rescale: restore the L1 norm of trimmed task vectors.
+      seed: of random methods.
+      threads: tensors worked on at a time.
+      shard_bytes: greatest file of the output, in bytes.
+      allow_nonfinite: tensors (globs) that may hold NaN or infinity.
+      digests: keep the SHA-256 of every input file.
+      dry_run: print the plan, check everything, write nothing.
+      json_: print JSON.
+    """
+    from rich.console import Console
+
+    given = {
+        "weight": weight, "density": density, "lambda": lambda_, "t": t, "scale": scale,
+        "normalize": normalize, "rescale": rescale,
+    }  # fmt: skip
+    recipe, target = _recipe(list(paths), out, method, base, given)
+    if threads < 1:
+        raise UsageError(f"--threads: expected at least 1, got {threads}")
+    plan = make_plan(recipe, threads)
+    console = Console(stderr=json_, quiet=json_)
+    _show_plan(plan, console, tensors=dry_run)
+    if dry_run:
+        if json_:
+            print(json.dumps(_plan_json(plan), indent=2))
+        return
+    with _progress(plan.written, Console(file=sys.stderr)) as tell:
+        report = run_plan(
+            plan, target, seed=seed, threads=threads, shard_bytes=shard_bytes,
+            allow_nonfinite=allow_nonfinite or (), digests=digests, progress=tell,
+        )  # fmt: skip
+    if json_:
+        parents = [parent._asdict() for parent in report.parents]
+        print(json.dumps({**report._asdict(), "parents": parents}, indent=2))
+    else:
+        _show_report(report, console)

@@ -1,0 +1,226 @@
+"""Merge checkpoints on disk: check, stream, and leave a folder that says where it came from."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from wslax import __version__
+from wslax.errors import WeightSpaceError
+from wslax.io.atomic import check_free
+from wslax.io.files import carry_files
+from wslax.io.reader import Tensors
+from wslax.io.writer import FORMAT, write_tensors
+from wslax.merge.config import Recipe, parse_recipe, read_recipe
+from wslax.merge.plan import Plan, make_plan, model_folder
+from wslax.merge.stream import Check, execute
+from wslax.random import STREAM_VERSION
+
+PROVENANCE = "wslax_merge.json"
+
+
+class Parent(NamedTuple):
+    """A source of a merge and how far the result lies from it.
+
+    Attributes:
+      path: the file or index that was read.
+      norm: root of its squared weights, over the merged tensors.
+      distance: norm of the result minus the source.
+    """
+
+    path: str
+    norm: float
+    distance: float
+
+
+class Report(NamedTuple):
+    """What a merge did.
+
+    Attributes:
+      out: the output.
+      method: the method's name.
+      tensors: how many tensors were written.
+      read: bytes that the inputs hold.
+      written: bytes of tensors written.
+      seconds: wall time.
+      peak: most resident bytes of this process so far.
+      norm: root of the squared merged weights.
+      parents: every source.
+    """
+
+    out: str
+    method: str
+    tensors: int
+    read: int
+    written: int
+    seconds: float
+    peak: int
+    norm: float
+    parents: Sequence[Parent]
+
+
+def _sources(plan: Plan) -> list[Tensors]:
+    return [*plan.models, *([plan.base] if plan.base is not None else [])]
+
+
+def _digest(file: pathlib.Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _provenance(plan: Plan, seed: int, digests: bool) -> dict[str, Any]:
+    recipe = plan.recipe
+    files = sorted({info.file for source in _sources(plan) for info in source.infos.values()})
+    return {
+        "wslax": __version__,
+        "numpy": importlib.metadata.version("numpy"),
+        "random_stream": STREAM_VERSION,
+        "seed": seed,
+        "recipe": {
+            "merge_method": recipe.merge_method,
+            "base_model": recipe.base_model,
+            "models": [entry.__dict__ for entry in recipe.models],
+            "parameters": recipe.parameters,
+            "dtype": recipe.dtype,
+            "out_dtype": recipe.out_dtype,
+        },
+        "inputs": [
+            {"file": str(file), "bytes": file.stat().st_size}
+            | ({"sha256": _digest(file)} if digests else {})
+            for file in files
+        ],
+    }
+
+
+def _peak() -> int:
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def _report(plan: Plan, out: pathlib.Path, check: Check, seconds: float) -> Report:
+    norms, distances = np.sqrt(check.squares), np.sqrt(check.distances)
+    parents = [
+        Parent(str(source.path), float(norm), float(distance))
+        for source, norm, distance in zip(_sources(plan), norms, distances, strict=True)
+    ]
+    return Report(
+        str(out), plan.method.name, len(plan.jobs), plan.read, plan.written, seconds, _peak(),
+        float(np.sqrt(check.square)), parents,
+    )  # fmt: skip
+
+
+def as_recipe(config: Any) -> Recipe:
+    """A recipe from a recipe, a mapping or a YAML file.
+
+    Example:
+        >>> as_recipe({"merge_method": "linear", "models": [{"model": "a"}]}).merge_method
+        'linear'
+    """
+    if isinstance(config, Recipe):
+        return config
+    return parse_recipe(config) if isinstance(config, Mapping) else read_recipe(config)
+
+
+def run_plan(
+    plan: Plan,
+    out: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    threads: int = 2,
+    shard_bytes: int | None = None,
+    allow_nonfinite: Sequence[str] = (),
+    digests: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Report:
+    """Carry out a plan; see `checkpoints`.
+
+    Example:
+        See `checkpoints`.
+
+        >>> run_plan.__name__
+        'run_plan'
+    """
+    begin, out = time.perf_counter(), pathlib.Path(out)
+    if out.suffix != ".safetensors":
+        check_free(out)
+    elif out.exists():
+        raise WeightSpaceError(f"{out}: exists already; name another output or remove it")
+    specs = {job.name: job.spec for job in plan.jobs}
+    provenance = _provenance(plan, seed, digests)
+    notes = {**FORMAT, "wslax": json.dumps(provenance)}
+    try:
+        with write_tensors(out, specs, notes, shard_bytes) as (writer, partial):
+            check = execute(
+                plan, writer, seed=seed, threads=threads,
+                allow_nonfinite=tuple(allow_nonfinite), progress=progress,
+            )  # fmt: skip
+            if partial.is_dir():
+                carry_files(model_folder(_sources(plan)[-1 if plan.base else 0].path), partial)
+                text = json.dumps(provenance, indent=2)
+                (partial / PROVENANCE).write_text(text, "utf-8")
+    finally:
+        for source in _sources(plan):
+            source.close()
+    return _report(plan, out, check, time.perf_counter() - begin)
+
+
+def checkpoints(
+    config: Any,
+    out: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    threads: int = 2,
+    shard_bytes: int | None = None,
+    allow_nonfinite: Sequence[str] = (),
+    digests: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Report:
+    """Merge checkpoints on disk, in memory that does not depend on their size.
+
+    Arithmetic is in float32 (float64 for float64 tensors) whatever the stored dtype. The output
+    folder gets `model.safetensors` (or shards), the config and tokenizer files of the base (or of
+    the first model), and `wslax_merge.json`: the recipe, the inputs, the versions.
+
+    Args:
+      config: a path of a YAML recipe, a mapping with the same keys, or a `Recipe`.
+      out: a new or empty folder, or a name ending in `.safetensors`.
+      seed: of random methods. The same seed gives the same bits as the method in memory with
+        `key=seed`.
+      threads: tensors worked on at a time.
+      shard_bytes: greatest shard of a folder.
+      allow_nonfinite: globs of tensors that may hold NaN or infinity.
+      digests: keep the SHA-256 of every input file; reads each file once more.
+      progress: told the bytes written, tensor by tensor.
+
+    Returns:
+      A `Report`: bytes, seconds, norms and the distance to each parent.
+
+    Raises:
+      WeightSpaceError: anything wrong with recipe, files, names, shapes or dtypes before a byte is
+        written; NaN, infinity and a full disk as soon as they are met. Nothing stands under the
+        final name then.
+
+    Example:
+        >>> import numpy as np, tempfile, wslax as ws
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name, value in {"a": 1.0, "b": 3.0}.items():
+        ...         ws.io.save({"w": np.full(2, value)}, f"{folder}/{name}.safetensors")
+        ...     models = [{"model": f"{folder}/{name}.safetensors"} for name in "ab"]
+        ...     report = checkpoints({"merge_method": "linear", "models": models}, f"{folder}/out")
+        ...     merged = {k: v.copy() for k, v in ws.io.load(f"{folder}/out").items()}
+        >>> merged, [round(parent.distance, 3) for parent in report.parents]
+        ({'w': array([2., 2.])}, [1.414, 1.414])
+    """
+    plan = make_plan(as_recipe(config), threads)
+    return run_plan(
+        plan, out, seed=seed, threads=threads, shard_bytes=shard_bytes,
+        allow_nonfinite=allow_nonfinite, digests=digests, progress=progress,
+    )  # fmt: skip

@@ -1,0 +1,388 @@
+"""Recipes in mergekit's YAML, read as hostile input and resolved to numbers.
+
+`read_recipe` reports everything wrong at once. `resolve` is pure: recipe, method, tensor name and
+layer position in; one number per parameter (and member) out. Precedence is mergekit's: a
+model's own parameters, then the recipe's, then the method's default.
+"""
+
+import os
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from wslax.errors import WeightSpaceError, did_you_mean
+from wslax.merge.method import Method, Param
+from wslax.merge.registry import METHODS
+
+DTYPES = ("bfloat16", "float16", "float32", "float64")
+_LATER = {
+    "slices": "layer ranges",
+    "modules": "several modules",
+    "tokenizer": "tokenizer merging",
+    "tokenizer_source": "tokenizer merging",
+    "chat_template": "chat templates",
+}
+_IGNORED = {"int8_mask"}  # changes the dtype of mergekit's masks, never a result
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One model of a recipe and its own parameters."""
+
+    model: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A merge, as written.
+
+    Attributes:
+      merge_method: a name in `METHODS`.
+      models: the models in order.
+      base_model: the base, or None.
+      parameters: parameters for all models.
+      dtype: stored dtype of the result where `out_dtype` is not given.
+      out_dtype: stored dtype of the result; default: the widest of the inputs'.
+    """
+
+    merge_method: str
+    models: list[ModelEntry]
+    base_model: str | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    dtype: str | None = None
+    out_dtype: str | None = None
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without aliases (they can explode) and without duplicate keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            raise WeightSpaceError("YAML aliases (*name) are not read; write the value out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for i, key in enumerate(keys):
+            if key in keys[:i]:
+                line = node.value[i][0].start_mark.line + 1
+                raise WeightSpaceError(f"line {line}: the key {key!r} stands twice")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str) -> Any:
+    """Parse YAML safely: no tags, aliases or duplicate keys.
+
+    Example:
+        >>> read_yaml("a: [1, 2.5]")
+        {'a': [1, 2.5]}
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, RecursionError, TypeError) as error:
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise WeightSpaceError(f"not valid YAML: {detail}") from error
+
+
+def _typed(content: Any) -> Recipe:
+    """The recipe, or every missing, extra or mistyped key by its path."""
+    import pydantic
+
+    config = pydantic.ConfigDict(extra="forbid")
+    ModelEntry.__pydantic_config__ = Recipe.__pydantic_config__ = config  # type: ignore[attr]
+    try:
+        return pydantic.TypeAdapter(Recipe).validate_python(content)
+    except pydantic.ValidationError as error:
+        raise WeightSpaceError("; ".join(map(_sentence, error.errors()))) from error
+
+
+def _sentence(problem: Any) -> str:
+    path = ".".join(str(part) for part in problem["loc"])
+    kind = problem["type"]
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        key = str(problem["loc"][-1])
+        if key in _LATER and len(problem["loc"]) == 1:
+            return f"{path}: {_LATER[key]} of mergekit are not done by this version"
+        known = [f.name for f in _fields(problem["loc"])]
+        return f"unknown key {path!r}.{did_you_mean(key, known)}"
+    if kind in ("missing", "missing_argument"):
+        return f"{path}: is missing"
+    return f"{path}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
+
+
+def _fields(path: Sequence[Any]) -> Any:
+    import dataclasses
+
+    return dataclasses.fields(ModelEntry if path[0] == "models" else Recipe)
+
+
+def parse_recipe(content: Any) -> Recipe:
+    """A checked recipe from parsed YAML (or a dict of the same shape).
+
+    Args:
+      content: a mapping with mergekit's keys.
+
+    Returns:
+      The recipe.
+
+    Raises:
+      WeightSpaceError: one sentence a problem: unknown, missing or mistyped keys, an unknown method
+        or parameter with the nearest valid name, values out of range, a missing base.
+
+    Example:
+        >>> parse_recipe({"merge_method": "tis", "models": [{"model": "a"}]})
+        Traceback (most recent call last):
+        ...
+        wslax.errors.WeightSpaceError: merge_method: no method is called 'tis'. Did you mean 'ties'?
+    """
+    if not isinstance(content, dict):
+        raise WeightSpaceError("a recipe is a mapping of keys such as merge_method and models")
+    if isinstance(content.get("base_model"), dict):
+        raise WeightSpaceError("base_model: give a path")
+    models = content.get("models")
+    if isinstance(models, list):
+        models = [
+            {**m, "parameters": m.get("parameters") or {}} if isinstance(m, dict) else m
+            for m in models
+        ]
+        content = {**content, "models": models}
+    content = {**content, "parameters": content.get("parameters") or {}}
+    recipe = _typed(content)
+    problems = _problems_of_meaning(recipe)
+    if problems:
+        raise WeightSpaceError("; ".join(problems))
+    return recipe
+
+
+def read_recipe(path: str | os.PathLike[str]) -> Recipe:
+    """Read a recipe file; relative model paths stay relative to the working directory.
+
+    Example:
+        >>> read_recipe("missing.yaml")
+        Traceback (most recent call last):
+        ...
+        wslax.errors.WeightSpaceError: missing.yaml: no such file
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise WeightSpaceError(f"{path}: no such file")
+    try:
+        return parse_recipe(read_yaml(path.read_text("utf-8")))
+    except UnicodeDecodeError as error:
+        raise WeightSpaceError(f"{path}: not a text file") from error
+    except WeightSpaceError as error:
+        raise WeightSpaceError(f"{path}: {error}") from error
+
+
+def members(recipe: Recipe) -> list[ModelEntry]:
+    """The models that a method combines, in its order: without a required base, or base first.
+
+    Example:
+        >>> recipe = Recipe("slerp", [ModelEntry("a"), ModelEntry("b")], "b", {"t": 0.5})
+        >>> [entry.model for entry in members(recipe)]
+        ['b', 'a']
+    """
+    method, base = METHODS[recipe.merge_method], recipe.base_model
+    others = [entry for entry in recipe.models if entry.model != base]
+    if base is None or method.base == "required":
+        return others
+    own = [entry for entry in recipe.models if entry.model == base] or [ModelEntry(base)]
+    if method.base == "first":
+        return own + others
+    return recipe.models if own[0] in recipe.models else others + own
+
+
+def _problems_of_meaning(recipe: Recipe) -> list[str]:
+    if recipe.merge_method not in METHODS:
+        hint = did_you_mean(recipe.merge_method, METHODS)
+        return [f"merge_method: no method is called {recipe.merge_method!r}.{hint}"]
+    method = METHODS[recipe.merge_method]
+    problems = []
+    paths = [entry.model for entry in recipe.models]
+    if len(set(paths)) != len(paths):
+        problems.append("models: a model is listed twice")
+    if method.base == "required" and recipe.base_model is None:
+        problems.append(f"base_model: {method.name} needs one")
+    count = len(members(recipe))
+    if count < method.least or (method.most is not None and count > method.most):
+        most = "" if method.most is None else f" and at most {method.most}"
+        problems.append(f"models: {method.name} takes at least {method.least}{most}, got {count}")
+    for key in ("dtype", "out_dtype"):
+        value = getattr(recipe, key)
+        if value is not None and value not in DTYPES:
+            problems.append(f"{key}: unknown dtype {value!r}.{did_you_mean(value, DTYPES)}")
+    places = [("parameters", recipe.parameters)]
+    places += [(f"models.{i}.parameters", m.parameters) for i, m in enumerate(recipe.models)]
+    for place, given in places:
+        problems += _problems_of_values(place, given, method)
+    for param in method.params:
+        if param.default is None and not any(param.word in given for _, given in places):
+            problems.append(f"parameters: {method.name} needs {param.word} ({param.about})")
+    return problems
+
+
+def _ignored(method: Method) -> set[str]:
+    return _IGNORED | ({"density"} if method.name == "task_arithmetic" else set())
+
+
+def _problems_of_values(place: str, given: Mapping[str, Any], method: Method) -> list[str]:
+    known = {param.word: param for param in method.params}
+    problems = []
+    for word, value in given.items():
+        if word in _ignored(method):
+            continue
+        if word not in known:
+            hint = did_you_mean(str(word), known)
+            problems.append(f"{place}.{word}: {method.name} has no such parameter.{hint}")
+        elif place != "parameters" and known[word].per == "leaf":
+            problems.append(f"{place}.{word}: is one value for all models; move it to parameters")
+        else:
+            problems += [
+                f"{place}.{word}: {problem}" for problem in _problems_of_value(known[word], value)
+            ]
+    return problems
+
+
+def _problems_of_value(param: Param, value: Any) -> list[str]:
+    match value:
+        case {"value": inner, **rest} if set(rest) <= {"filter"}:
+            if not isinstance(rest.get("filter", "*"), str):
+                return ["a filter is a part of a tensor name"]
+            return _problems_of_value(param, inner)
+        case [dict(), *_]:
+            return [p for entry in value for p in _problems_of_value(param, entry)]
+        case [_, *_]:
+            return [p for entry in value for p in _problems_of_value(param, entry)]
+        case bool():
+            return [] if param.kind is bool else [f"expected a number, got {value}"]
+        case int() | float() if param.kind is float:
+            low, high = param.low, param.high
+            below = low is not None and not value >= low
+            above = high is not None and not value <= high
+            if below or above or value != value or value in (float("inf"), -float("inf")):
+                wanted = "a finite number" if low is None else f"{low} to {high}"
+                return [f"expected {wanted}, got {value}"]
+            return []
+        case _:
+            wanted = "true or false" if param.kind is bool else "a number"
+            return [f"expected {wanted}, a list, or value and filter; got {value!r}"]
+
+
+def layer_of(name: str) -> tuple[str, int | None]:
+    """The stack a tensor belongs to and its layer: the first component that is a number.
+
+    Example:
+        >>> layer_of("model.layers.11.mlp.weight"), layer_of("lm_head.weight")
+        (('model.layers', 11), ('', None))
+    """
+    parts = re.split(r"[./]", name)
+    for i, part in enumerate(parts):
+        if part.isdecimal():
+            return ".".join(parts[:i]), int(part)
+    return "", None
+
+
+def positions(names: Sequence[str]) -> dict[str, float]:
+    """Where each tensor lies in its stack of layers, 0 to 1, for gradients.
+
+    Layer i of L is at i / (L - 1) (1 where L = 1, as in mergekit); tensors outside any stack are
+    at 0. Layers and stacks are read from the names, so any architecture will do.
+
+    Example:
+        >>> positions(["embed", "h.0.w", "h.1.w", "h.2.w"])
+        {'embed': 0.0, 'h.0.w': 0.0, 'h.1.w': 0.5, 'h.2.w': 1.0}
+    """
+    layers = {name: layer_of(name) for name in names}
+    last: dict[str, int] = {}
+    for stack, layer in layers.values():
+        if layer is not None:
+            last[stack] = max(last.get(stack, 0), layer)
+    found = {}
+    for name, (stack, layer) in layers.items():
+        if layer is None:
+            found[name] = 0.0
+        else:
+            found[name] = layer / last[stack] if last[stack] else 1.0
+    return found
+
+
+def at(values: Sequence[float], position: float) -> float:
+    """A gradient's value: piecewise linear through `values` at equal distances.
+
+    Example:
+        >>> at([0.0, 1.0, 0.0], 0.25)
+        0.5
+    """
+    scaled = position * (len(values) - 1)
+    i = min(int(scaled), len(values) - 2) if len(values) > 1 else 0
+    if len(values) == 1:
+        return values[0]
+    return values[i] + (scaled - i) * (values[i + 1] - values[i])
+
+
+def _lookup(value: Any, name: str, position: float) -> Any:
+    """The value for one tensor, or None where no filter matches."""
+    match value:
+        case {"value": inner, **rest}:
+            wanted = rest.get("filter", "*")
+            return _lookup(inner, name, position) if wanted == "*" or wanted in name else None
+        case [dict(), *_]:
+            found = (_lookup(entry, name, position) for entry in value)
+            return next((v for v in found if v is not None), None)
+        case [bool(), *_]:
+            return value[int(position * (len(value) - 1))]
+        case list():
+            return at([float(v) for v in value], position)
+        case _:
+            return value
+
+
+def resolve(recipe: Recipe, name: str, position: float) -> dict[str, Any]:
+    """Every parameter of the recipe's method for one tensor.
+
+    Args:
+      recipe: a checked recipe.
+      name: the tensor.
+      position: where its layer lies, from `positions`.
+
+    Returns:
+      Python parameter name to a number, a bool, or a tuple with one number a member.
+
+    Raises:
+      WeightSpaceError: if a parameter without a default has no value for this tensor.
+
+    Example:
+        >>> recipe = parse_recipe({
+        ...     "merge_method": "linear",
+        ...     "models": [{"model": "a", "parameters": {"weight": 2}}, {"model": "b"}],
+        ...     "parameters": {"weight": [{"filter": "mlp", "value": [0, 1]}, {"value": 3}]},
+        ... })
+        >>> resolve(recipe, "h.1.mlp.w", 0.5)["coef"], resolve(recipe, "h.1.attn.w", 0.5)["coef"]
+        ((2.0, 0.5), (2.0, 3.0))
+    """
+    method = METHODS[recipe.merge_method]
+
+    def find(param: Param, levels: Sequence[Mapping[str, Any]]) -> Any:
+        for level in levels:
+            if param.word in level:
+                value = _lookup(level[param.word], name, position)
+                if value is not None:
+                    return bool(value) if param.kind is bool else float(value)
+        if param.default is None:
+            raise WeightSpaceError(f"{name}: no value for {param.word}; add one without a filter")
+        return param.default
+
+    found: dict[str, Any] = {}
+    for param in method.params:
+        if param.per == "member":
+            found[param.name] = tuple(
+                find(param, (entry.parameters, recipe.parameters)) for entry in members(recipe)
+            )
+        else:
+            found[param.name] = find(param, (recipe.parameters,))
+    return found

@@ -1,0 +1,215 @@
+"""What a merge of checkpoints will do, known from headers alone."""
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from wslax.errors import WeightSpaceError, did_you_mean
+from wslax.io.header import Spec
+from wslax.io.reader import Tensors, open_tensors
+from wslax.merge.config import Recipe, members, positions, resolve
+from wslax.merge.method import Method
+from wslax.merge.registry import METHODS
+
+FLOATS = {np.dtype(d) for d in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)}
+CHUNK = 1 << 16  # elements at a time: members, base and temporaries stay in a core's cache
+
+
+class Job(NamedTuple):
+    """One tensor of the output.
+
+    Attributes:
+      name: its name.
+      spec: dtype and shape as stored.
+      compute: dtype of the arithmetic, float32 or float64; None for a tensor that is copied.
+      params: the method's parameters for it.
+    """
+
+    name: str
+    spec: Spec
+    compute: np.dtype | None
+    params: Mapping[str, Any]
+
+
+class Plan(NamedTuple):
+    """A checked merge.
+
+    Attributes:
+      recipe: what was asked for.
+      method: the method.
+      models: the members, opened lazily, in the method's order.
+      base: the base of the task vectors, or None.
+      jobs: the output's tensors, in stored order.
+      read: bytes that the inputs hold.
+      written: bytes of the output's tensors.
+      peak: bytes of buffers that the engine will hold at most.
+    """
+
+    recipe: Recipe
+    method: Method
+    models: Sequence[Tensors]
+    base: Tensors | None
+    jobs: Sequence[Job]
+    read: int
+    written: int
+    peak: int
+
+
+def _open(path: str) -> Tensors:
+    """Open a model by path, or by Hub id where the `hub` extra can find it."""
+    if pathlib.Path(path).exists():
+        return open_tensors(path)
+    looks_like_id = (
+        path.count("/") <= 1
+        and not path.startswith((".", "/", "~"))
+        and (pathlib.PurePath(path).suffix not in (".safetensors", ".bin", ".pt", ".json"))
+    )
+    if looks_like_id and path.count("/") == 1:
+        try:
+            import huggingface_hub
+        except ImportError:
+            raise WeightSpaceError(
+                f"{path}: no such file or folder; for a Hub id pip install 'wslax[hub]', or pass "
+                "the path of a folder with model.safetensors"
+            ) from None
+        try:
+            patterns = ["*.safetensors", "*.json", "tokenizer*", "*.txt", "*.model"]
+            return open_tensors(huggingface_hub.snapshot_download(path, allow_patterns=patterns))
+        except WeightSpaceError:
+            raise
+        except Exception as error:
+            raise WeightSpaceError(
+                f"{path}: no such path, and the Hub gave {type(error).__name__}; pass the path of "
+                "a folder with model.safetensors"
+            ) from error
+    raise WeightSpaceError(f"{path}: no such file or folder")
+
+
+def _check_names(first: Tensors, other: Tensors) -> None:
+    missing = [name for name in first if name not in other]
+    extra = [name for name in other if name not in first]
+    if missing:
+        raise WeightSpaceError(
+            f"{other.path}: lacks {missing[0]!r} (and {len(missing) - 1} more) that {first.path} "
+            f"has.{did_you_mean(missing[0], extra or list(other))}"
+        )
+    if extra:
+        raise WeightSpaceError(
+            f"{other.path}: has {extra[0]!r} (and {len(extra) - 1} more) that {first.path} lacks; "
+            "tensors are never dropped silently"
+        )
+    for name in first:
+        a, b = first.infos[name], other.infos[name]
+        if a.shape != b.shape:
+            raise WeightSpaceError(
+                f"{name}: {list(b.shape)} in {other.path}, {list(a.shape)} in {first.path}; "
+                "shapes must agree"
+            )
+
+
+def _widest(dtypes: Sequence[np.dtype]) -> np.dtype:
+    distinct = set(dtypes)
+    if len(distinct) == 1:
+        return dtypes[0]
+    return np.dtype(np.float64 if np.dtype(np.float64) in distinct else np.float32)
+
+
+def _job(name: str, sources: Sequence[Tensors], recipe: Recipe, position: float) -> Job:
+    infos = [source.infos[name] for source in sources]
+    dtypes = [info.dtype for info in infos]
+    shape = infos[0].shape
+    if all(dtype in FLOATS for dtype in dtypes):
+        stored = recipe.out_dtype or recipe.dtype
+        out = np.dtype(getattr(ml_dtypes, stored, stored)) if stored else _widest(dtypes)
+        wide = np.float64 if np.dtype(np.float64) in dtypes else np.float32
+        return Job(name, Spec(out, shape), np.dtype(wide), resolve(recipe, name, position))
+    if any(dtype.name.startswith("float8") for dtype in dtypes):
+        raise WeightSpaceError(
+            f"{name}: {dtypes[0].name} weights mean nothing without their scales; dequantise first"
+        )
+    if len(set(dtypes)) != 1:
+        raise WeightSpaceError(f"{name}: dtypes differ: {', '.join(d.name for d in dtypes)}")
+    return Job(name, Spec(dtypes[0], shape), None, {})
+
+
+def make_plan(recipe: Recipe, threads: int = 2) -> Plan:
+    """Open every model and check everything that headers can tell.
+
+    Args:
+      recipe: a checked recipe.
+      threads: how many tensors are worked on at a time, for the memory estimate.
+
+    Returns:
+      The plan.
+
+    Raises:
+      WeightSpaceError: a missing or bad file, names or shapes that differ between models, float8
+        weights, a tensor without a parameter value. Nothing has been written then.
+
+    Example:
+        >>> import numpy as np, tempfile, wslax as ws
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in "ab":
+        ...         ws.io.save({"w": np.ones((2, 3), np.float32)}, f"{folder}/{name}.safetensors")
+        ...     models = [{"model": f"{folder}/{name}.safetensors"} for name in "ab"]
+        ...     recipe = ws.merge.config.parse_recipe({"merge_method": "linear", "models": models})
+        ...     plan = make_plan(recipe)
+        >>> plan.jobs[0].name, plan.jobs[0].params["coef"], plan.written
+        ('w', (1.0, 1.0), 24)
+    """
+    method = METHODS[recipe.merge_method]
+    opened: dict[str, Tensors] = {}
+    for path in [*(m.model for m in recipe.models), *filter(None, [recipe.base_model])]:
+        if path not in opened:
+            opened[path] = _open(path)
+    models = [opened[entry.model] for entry in members(recipe)]
+    base = opened[recipe.base_model] if method.base == "required" and recipe.base_model else None
+    sources = [*models, *([base] if base is not None else [])]
+    first = base if base is not None else models[0]
+    for source in sources:
+        if source is not first:
+            _check_names(first, source)
+    if not len(first):
+        raise WeightSpaceError(f"{first.path}: holds no tensors")
+    place = positions(list(first))
+    jobs = [_job(name, sources, recipe, place[name]) for name in first]
+    return Plan(
+        recipe,
+        method,
+        models,
+        base,
+        jobs,
+        sum(info.nbytes for source in opened.values() for info in source.infos.values()),
+        sum(job.spec.nbytes for job in jobs),
+        peak_bytes(jobs, len(sources), threads),
+    )
+
+
+def peak_bytes(jobs: Sequence[Job], sources: int, threads: int) -> int:
+    """An upper bound of the engine's buffers.
+
+    A thread holds a chunk of every source as stored and as computed, some temporaries, and for
+    thresholds the band of the largest tensor.
+
+    Example:
+        >>> peak_bytes([], 4, 2) < 25_000_000
+        True
+    """
+    chunk = CHUNK * 8 * (2 * sources + 12)
+    largest = max((job.spec.nbytes for job in jobs if job.compute is not None), default=0)
+    return threads * (chunk + sources * largest // 50)
+
+
+def model_folder(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The folder whose config and tokenizer files belong to a model.
+
+    Example:
+        >>> model_folder("models/a/model.safetensors").name
+        'a'
+    """
+    path = pathlib.Path(path)
+    return path if path.is_dir() else path.parent
