@@ -7,10 +7,10 @@ from wslax._lazy import attach
 if TYPE_CHECKING:
     from wslax.symmetry.actions import permute as permute
     from wslax.symmetry.actions import take as take
-    from wslax.symmetry.feed_forward import feed_forward as feed_forward
+    from wslax.symmetry.chains import feed_forward as feed_forward
+    from wslax.symmetry.find import locate as locate
+    from wslax.symmetry.find import sizes as sizes
     from wslax.symmetry.layout import resize as resize
-    from wslax.symmetry.locate import locate as locate
-    from wslax.symmetry.locate import sizes as sizes
     from wslax.symmetry.types import Group as Group
     from wslax.symmetry.types import Groups as Groups
     from wslax.symmetry.types import Site as Site
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __getattr__, __all__ = attach(
     __name__,
     {name: "wslax.symmetry.actions" for name in ("permute", "take")}
-    | {name: "wslax.symmetry.locate" for name in ("locate", "sizes")}
+    | {name: "wslax.symmetry.find" for name in ("locate", "sizes")}
     | {name: "wslax.symmetry.types" for name in ("Group", "Groups", "Site")}
-    | {"feed_forward": "wslax.symmetry.feed_forward", "resize": "wslax.symmetry.layout"},
+    | {"feed_forward": "wslax.symmetry.chains", "resize": "wslax.symmetry.layout"},
 )

@@ -10,8 +10,8 @@ import numpy as np
 from wslax import tree
 from wslax.errors import WeightSpaceError
 from wslax.symmetry import layout
+from wslax.symmetry.find import check_id, locate
 from wslax.symmetry.gather import gather
-from wslax.symmetry.locate import check_id, locate
 from wslax.symmetry.types import Groups
 from wslax.typing import Array, Params
 

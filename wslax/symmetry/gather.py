@@ -66,7 +66,7 @@ def gather(groups: Groups, group: Group, site: Site, leaf: Array, index: Array) 
       The leaf, longer or shorter along the site's axis; NaN where a traced index is out of range.
     """
     host = isinstance(index, np.ndarray)
-    xp = np if host and isinstance(leaf, np.ndarray) else jnp
+    xp: Any = np if host and isinstance(leaf, np.ndarray) else jnp
     on = np if host else jnp
     if index.ndim > 1:
         return xp.take_along_axis(leaf, _per_unit(groups, group, site, index, on), site.axis)

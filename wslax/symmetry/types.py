@@ -8,6 +8,7 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from wslax.errors import WeightSpaceError
 from wslax.typing import Params
@@ -238,7 +239,7 @@ class Groups:
         return validated(Groups(tuple(made), tuple((n, shapes[n]) for n in shapes if n in used)))
 
 
-def _group(entry: dict) -> Group:
-    lists = {"sites": tuple(Site(**site) for site in entry["sites"])}
-    lists |= {name: tuple(entry[name]) for name in ("per", "reductions")}
-    return Group(**(entry | lists))
+def _group(entry: dict[str, Any]) -> Group:
+    sites = tuple(Site(**site) for site in entry.pop("sites"))
+    per, reductions = tuple(entry.pop("per")), tuple(entry.pop("reductions"))
+    return Group(sites=sites, per=per, reductions=reductions, **entry)

@@ -9,14 +9,27 @@ from wslax.symmetry.types import Group, Groups
 from wslax.typing import Params
 
 
+def ends(name: str) -> list[str]:
+    """A name, and what remains of it below each of its parents."""
+    parts = name.split("/")
+    return ["/".join(parts[i:]) for i in range(len(parts))]
+
+
+def _has(leaves: Mapping[str, Any], name: str) -> bool:
+    """Whether the leaf is there, or stands under one without a shape: a part masked out."""
+    parts = name.split("/")
+    parents = ("/".join(parts[:i]) for i in range(1, len(parts)))
+    return name in leaves or any(p in leaves and not hasattr(leaves[p], "shape") for p in parents)
+
+
 def _under(leaves: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     """The outermost prefixes under which the tree has a leaf of every name."""
-    first = names[0]
-    ends = [leaf for leaf in leaves if f"/{leaf}".endswith(f"/{first}")]
+    wanted = frozenset(names)
+    starts = {leaf.removesuffix(end) for leaf in leaves for end in ends(leaf) if end in wanted}
     found: list[str] = []
-    for prefix in sorted((end.removesuffix(first) for end in ends), key=len):
+    for prefix in sorted(starts, key=len):
         inside = any(prefix.startswith(outer) for outer in found)
-        if not inside and all(prefix + name in leaves for name in names):
+        if not inside and all(_has(leaves, prefix + name) for name in names):
             found.append(prefix)
     return found
 
@@ -53,7 +66,8 @@ def locate(params: Params, groups: Groups) -> dict[str, str]:
     (`variables["params"]` where the groups say `params/...` and `batch_stats/...`).
 
     Args:
-      params: a tree of arrays or `ShapeDtypeStruct`s; a leaf without a shape counts as present.
+      params: a tree of arrays or `ShapeDtypeStruct`s; a leaf without a shape counts as
+        present, with all below it.
       groups: the groups.
 
     Returns:
@@ -70,28 +84,19 @@ def locate(params: Params, groups: Groups) -> dict[str, str]:
     """
     leaves = tree.named_leaves(params)
     names = list(groups.shape)
-    if not names:
-        return {}
     found = {prefix + name: name for prefix in _under(leaves, names) for name in names}
-    if not found:
-        ends = {end for leaf in leaves for end in _ends(leaf)}
-        if not ends.isdisjoint(names):
-            raise _missing(leaves, groups)
+    if not found and frozenset(names).isdisjoint(end for leaf in leaves for end in ends(leaf)):
         for collection in dict.fromkeys(name.split("/")[0] for name in names):
             full = [name for name in names if name.startswith(f"{collection}/")]
             short = [name.removeprefix(f"{collection}/") for name in full]
-            for prefix in _under(leaves, short) if short else ():
+            for prefix in _under(leaves, short):
                 found |= {prefix + s: f for s, f in zip(short, full, strict=True)}
-    if not found:
+    found = {name: original for name, original in found.items() if name in leaves}
+    if names and not found:
         raise _missing(leaves, groups)
     for name, original in found.items():
         _check_shape(name, leaves[name], groups.shape[original])
     return found
-
-
-def _ends(name: str) -> list[str]:
-    parts = name.split("/")
-    return ["/".join(parts[i:]) for i in range(len(parts))]
 
 
 def sizes(params: Params, groups: Groups) -> dict[int, int]:

@@ -1,6 +1,6 @@
 """The groups of a plain feed-forward net, from the order of its layers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from wslax.errors import WeightSpaceError, did_you_mean
 from wslax.symmetry.types import Groups, Site
@@ -27,7 +27,12 @@ def _consumed(name: str, shape: tuple[int, ...], size: int) -> Site:
     return Site(name, len(shape) - 2, outer=shape[-2] // size, size=size, role="consumed")
 
 
-def feed_forward(params: Params, layers: Sequence[str]) -> Groups:
+def feed_forward(
+    params: Params,
+    layers: Sequence[str],
+    *,
+    reductions: Mapping[int, tuple[str, ...]] | None = None,
+) -> Groups:
     """The hidden dimensions of a chain of dense and convolution layers, with norms between them.
 
     A layer's leaf of two or more axes is its kernel, stored `[..., inputs, outputs]` as Flax does;
@@ -38,8 +43,11 @@ def feed_forward(params: Params, layers: Sequence[str]) -> Groups:
 
     Args:
       params: the parameters, or their `ShapeDtypeStruct`s; statistics may be in the tree.
-      layers: names of the layers in the order of the forward pass; `"conv_0"` stands for the leaves
-        `conv_0/...` and `params/conv_0/...`.
+      layers: names of the layers in the order of the forward pass; `"conv_0"` stands for
+        the leaves `conv_0/...` and `params/conv_0/...`.
+      reductions: group id to `Group.reductions`. The leaves cannot tell it: a LayerNorm or
+        GroupNorm over the units of a group is `("mean", "variance")`, an RMSNorm `("mean",)`, a
+        BatchNorm (statistics over examples) none.
 
     Returns:
       The groups, numbered in the order of the layers.
@@ -76,4 +84,4 @@ def feed_forward(params: Params, layers: Sequence[str]) -> Groups:
                     "write the sites with Groups.from_sites"
                 )
             groups[-1].append(Site(name, 0, size=groups[-1][0].size, role="elementwise"))
-    return Groups.from_sites(params, groups[:-1])
+    return Groups.from_sites(params, groups[:-1], reductions=reductions)

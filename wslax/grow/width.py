@@ -1,0 +1,123 @@
+"""`widen`: an edit that gives groups more units."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wslax import edit, random
+from wslax.errors import WeightSpaceError, did_you_mean
+from wslax.grow.method import Method
+from wslax.grow.plan import Change, Noise, Plan, carry
+from wslax.grow.registry import METHODS
+from wslax.symmetry import layout
+from wslax.symmetry.find import check_id
+from wslax.symmetry.types import Groups
+from wslax.typing import Key, Params
+
+
+def _checked(groups: Groups, sizes: Mapping[int, int], method: str) -> Method:
+    if method not in METHODS:
+        raise WeightSpaceError(f"method {method!r} is unknown.{did_you_mean(method, METHODS)}")
+    for id, size in sizes.items():
+        group = check_id(groups, id)
+        if group.frozen_by is not None:
+            raise WeightSpaceError(f"group {id}: is frozen by {group.frozen_by}")
+        if not isinstance(size, int) or size < group.size:
+            raise WeightSpaceError(
+                f"group {id}: has {group.size} units, expected an integer of at least that, got "
+                f"{size!r}; `symmetry.take` keeps fewer"
+            )
+        METHODS[method].check(group, size)
+    return METHODS[method]
+
+
+def _host(key: Key) -> tuple[Key, Any]:
+    """The key as an integer seed with numpy unless it is traced: the same bits, on the host."""
+    high, low = random.key_words(key)
+    if isinstance(high, jax.core.Tracer):
+        return key, jnp
+    return int(high) << 32 | int(low), np
+
+
+def widen(
+    groups: Groups,
+    sizes: Mapping[int, int],
+    *,
+    method: str = "net2wider",
+    key: Key,
+    noise: float = 0.0,
+) -> edit.Edit:
+    r"""Give groups more units without changing the model's function.
+
+    Net2WiderNet (Chen, Goodfellow and Shlens, arXiv:1511.05641, section 2.2): the first units are
+    the old ones, each new unit is a copy of one drawn at random, \(i(j)\); with \(c_i\) copies of
+    unit \(i\) in all,
+
+    \[w'_j = w_{i(j)} \text{ where produced or elementwise}, \qquad
+      w'_j = w_{i(j)} / c_{i(j)} \text{ where consumed}.\]
+
+    There is one map a group, so that all leaves along a residual stream, biases, norm scales and
+    running statistics agree. Where the model takes a mean or variance over the units (`LayerNorm`),
+    every unit is copied equally often, and the new size must be a multiple of the old one.
+
+    Copies have equal gradients and stay equal without dropout or `noise`.
+
+    Args:
+      groups: the groups of the narrow model.
+      sizes: group id to its new number of units; static.
+      method: one of `METHODS`; default Net2WiderNet.
+      key: chooses the copied units and the noise. May be traced: under `jax.vmap` over members and
+        keys each member gets a map of its own.
+      noise: new units' produced weights are multiplied by \(1 + \text{noise} \cdot z\),
+        \(z \sim N(0, 1)\), to tell copies apart; 0 (default) keeps the function exactly, 0.01
+        nearly.
+
+    Returns:
+      An `Edit`. `apply(tree)` takes parameters (with statistics), a tree that holds copies of them
+      (EMA) or one collection of them; `optimizer_state(state, policy="exact")` an Optax state:
+      with `"exact"` the moments are those of the wide model's gradients (incoming \(m / c\) and
+      \(v / c^2\), outgoing unchanged), with `"reset"` moments and their step count are zero;
+      `spec` plans on shapes; `groups` are the wide model's. Leaves keep their dtype and weak type;
+      half types are scaled in float32.
+
+    Raises:
+      WeightSpaceError: for an unknown method, group or state type, a frozen group, fewer units, or
+        a group whose reductions or leaves copies would not go through; from `apply`, naming the
+        leaf, if the tree is not the groups' model.
+
+    Example:
+        >>> import jax, wslax as ws
+        >>> net = ws.nets.mlp(4, [8, 8], 3)
+        >>> params = net.init(jax.random.key(0))
+        >>> groups = ws.symmetry.feed_forward(params, ["hidden_0", "hidden_1", "out"])
+        >>> edit = ws.grow.widen(groups, {0: 12, 1: 16}, key=jax.random.key(1))
+        >>> wide = edit.apply(params)
+        >>> wide["hidden_1"]["kernel"].shape
+        (12, 16)
+        >>> x = jax.numpy.ones((2, 4))
+        >>> bool(abs(net.apply(wide, x) - net.apply(params, x)).max() < 1e-5)
+        True
+    """
+    chosen = _checked(groups, sizes, method)
+    if not noise >= 0:
+        raise WeightSpaceError(f"noise: expected a number of at least 0, got {noise}")
+    key, xp = _host(key)
+    changes, grown = [], groups
+    for id, size in sizes.items():
+        width_map = chosen.width_map(grown.all[id], size, key, xp)
+        changes += [Change(*step, width_map) for step in layout.steps(grown, id, size)]
+        grown = layout.resize(grown, {id: size})
+    plan = Plan(groups, tuple(changes), Noise(key, noise) if noise else None)
+
+    def apply(params: Params) -> Params:
+        return carry(params, plan)
+
+    def optimizer_state(state: Any, policy: str = "exact") -> Any:
+        from wslax.grow.optimizer import grow_state
+
+        return grow_state(state, plan, policy)
+
+    return edit.from_map(apply, optimizer_state, grown)
