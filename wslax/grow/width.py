@@ -25,9 +25,9 @@ def _checked(groups: Groups, sizes: Mapping[int, int], method: str) -> Method:
         group = check_id(groups, id)
         if group.frozen_by is not None:
             raise WeightSpaceError(f"group {id}: is frozen by {group.frozen_by}")
-        if not isinstance(size, int) or size < group.size:
+        if size < group.size:
             raise WeightSpaceError(
-                f"group {id}: has {group.size} units, expected an integer of at least that, got "
+                f"group {id}: has {group.size} units, expected at least that, got "
                 f"{size!r}; `symmetry.take` keeps fewer"
             )
         METHODS[method].check(group, size)

@@ -25,12 +25,21 @@ def bounds(site: Site, length: int) -> tuple[int, int, int]:
     return length // site.outer, first, first + site.size * site.inner
 
 
+def units(site: Site, length: int) -> np.ndarray:
+    """The unit that each element of the axis belongs to, -1 outside the site."""
+    tile, first, last = bounds(site, length)
+    place_in_tile = np.arange(length) % tile
+    inside = (first <= place_in_tile) & (place_in_tile < last)
+    return np.where(inside, (place_in_tile - first) // site.inner, -1)
+
+
 def relation(a: Site, b: Site, length: int) -> str | None:
     """Where `b` lies as seen from `a`, both on one axis of that length.
 
     Returns:
       `"same"` elements in the same order; `"minor"`: every unit of `a` holds whole tiles of `b`;
-      `"major"`: the reverse; `"before"` or `"after"` `a` in the same tiles; None: they cross.
+      `"major"`: the reverse; `"before"` or `"after"` `a` in the same tiles; `"mixed"`: they share
+      no element, or one lies inside a single unit of the other; None: they cross.
     """
     if place(a) == place(b):
         return "same"
@@ -44,7 +53,17 @@ def relation(a: Site, b: Site, length: int) -> str | None:
         return "before"
     if a.outer == b.outer and last_a <= first_b:
         return "after"
-    return None
+    in_a, in_b = units(a, length) + 1, units(b, length) + 1
+    apart = not (in_a * in_b).any()
+    return "mixed" if apart or _inside(a, b, length) or _inside(b, a, length) else None
+
+
+def _inside(a: Site, b: Site, length: int) -> bool:
+    """Whether all of `b` lies in one unit of one tile of `a`."""
+    _, first, last = bounds(b, length)
+    owner = units(a, length)[first:last]
+    same_run = first // a.inner == (last - 1) // a.inner
+    return b.outer == 1 and same_run and (owner >= 0).all() and len(set(owner)) == 1
 
 
 def along(site: Site, length: int, index: Any, xp: Any = np) -> Any:
@@ -89,14 +108,6 @@ def spread(site: Site, length: int, values: Any, xp: Any = np) -> Any:
     return xp.tile(one, site.outer)
 
 
-def units(site: Site, length: int) -> np.ndarray:
-    """The unit that each element of the axis belongs to, -1 outside the site."""
-    tile, first, last = bounds(site, length)
-    place_in_tile = np.arange(length) % tile
-    inside = (first <= place_in_tile) & (place_in_tile < last)
-    return np.where(inside, (place_in_tile - first) // site.inner, -1)
-
-
 def _moved(site: Site, other: Site, length: int, size: int) -> Site:
     """`other` after `site` on the same axis got `size` units."""
     more = (size - site.size) * site.inner
@@ -115,6 +126,11 @@ def _moved(site: Site, other: Site, length: int, size: int) -> Site:
                     f"before it are no multiple of {other.inner}"
                 )
             return dataclasses.replace(other, start=other.start + more // other.inner)
+        case "mixed":
+            raise WeightSpaceError(
+                f"{site}: cannot get another size, because {other} lies on the same axis and is "
+                "tiled in another way"
+            )
         case _:
             return other
 
@@ -182,7 +198,8 @@ def resize(groups: Groups, sizes: dict[int, int]) -> Groups:
     """
     for id, size in sizes.items():
         for before, sites in steps(groups, id, size):
-            groups = _resized_site(before, sites[0], size)
+            if size != sites[0].size:
+                groups = _resized_site(before, sites[0], size)
         group = dataclasses.replace(groups.all[id], size=size)
         groups = dataclasses.replace(groups, all=(*groups.all[:id], group, *groups.all[id + 1 :]))
     return groups
