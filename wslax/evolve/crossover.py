@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from wslax import tree
-from wslax.typing import Array, Key, Mask, Params, PerMember, Population
+from wslax.typing import Array, Key, Params, PerMember, Population
 
 Crossover = Callable[[Key, Population, Array], Params]
 
@@ -48,7 +48,7 @@ def cross(
     population: Population,
     parents: Array,
     coef: Array,
-    owned: Mask,
+    owned: Params,
 ) -> Params:
     """One child of two members of a population; leaves not owned come from the first parent.
 
@@ -77,9 +77,4 @@ def cross(
     )
     child = crossover(key, pair, coef)
     tree.check_like(child, jax.tree.map(lambda x: x[0], pair), "the crossover's child", "a parent")
-    return jax.tree.map(
-        lambda x, y, mine: y if mine else x[0],
-        pair,
-        child,
-        owned,
-    )
+    return jax.tree.map(lambda x, y, mine: y if mine else x[0], pair, child, owned)

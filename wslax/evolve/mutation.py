@@ -1,6 +1,7 @@
 """Mutation: noise of absolute size on some of a member's weights."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 
 from wslax import random, tree
 from wslax.errors import WeightSpaceError
-from wslax.typing import Array, Key, Mask, Params, Scalar
+from wslax.typing import Array, Key, Params, Scalar
 
 # Up to this rate the hits are scattered; above it every weight is visited.
 SPARSE = 0.125
@@ -21,7 +22,7 @@ def gaussian(
     sigma: Scalar,
     rate: float,
     member: Scalar = 0,
-    owned: Mask | None = None,
+    owned: Params | None = None,
 ) -> Params:
     r"""Gaussian mutation of one member: \(y = x + m\,\sigma\,\epsilon\), \(\epsilon \sim N(0, 1)\).
 
@@ -59,11 +60,14 @@ def gaussian(
         owned = jax.tree.map(tree.is_float, params)
     form = _scattered if rate <= SPARSE else _dense
 
-    def mutate(name: str, leaf: Array, mine: bool) -> Array:
+    def mutate(name: str, leaf: jax.Array, mine: bool) -> jax.Array:
         if not mine or rate == 0 or leaf.size == 0:
             return leaf
-        noise = _Noise(key, f"evolve/mutation/{name}", member, sigma)
-        return form(noise, leaf.reshape(-1), rate).reshape(leaf.shape)
+
+        def words(what: str, size: int) -> Array:
+            return random.bits(key, f"evolve/{what}/{name}", size, member=member, xp=jnp)
+
+        return form(words, leaf.reshape(-1), sigma, rate).reshape(leaf.shape)
 
     return tree.map_named(mutate, params, owned)
 
@@ -81,5 +85,30 @@ def check_rate(what: str, rate: float) -> None:
         raise WeightSpaceError(f"{what}: expected a number in [0, 1], got {rate}")
 
 
-class _Noise:
-    """The words of one member's leaf: the k-th stream of `size` words."""
+Words = Callable[[str, int], Array]
+
+
+def _moved(words: Words, x: Array, sigma: Scalar) -> Array:
+    """`x` plus noise, one word each."""
+    kind = jnp.promote_types(x.dtype, jnp.float32)
+    noise = random.normal(words("noise", x.size)).astype(kind)
+    return (x.astype(kind) + jnp.asarray(sigma, kind) * noise).astype(x.dtype)
+
+
+def _kept(words: Words, size: int, chance: float) -> Array | bool:
+    return random.uniform(words("hit", size)) < np.float32(chance) if chance < 1 else True
+
+
+def _dense(words: Words, x: jax.Array, sigma: Scalar, rate: float) -> jax.Array:
+    return jnp.where(_kept(words, x.size, rate), _moved(words, x, sigma), x)
+
+
+def _scattered(words: Words, x: jax.Array, sigma: Scalar, rate: float) -> jax.Array:
+    length = math.floor(1 / rate + 1e-9)
+    blocks = -(-x.size // length)
+    inside = (words("place", blocks) % np.uint32(length)).astype(jnp.int32)
+    # The last block may point past the end: those hits are dropped.
+    place = jnp.arange(blocks, dtype=jnp.int32) * length + inside
+    old = x.at[place].get(mode="fill", fill_value=0)
+    new = jnp.where(_kept(words, blocks, rate * length), _moved(words, old, sigma), old)
+    return x.at[place].set(new, mode="drop", unique_indices=True, indices_are_sorted=True)

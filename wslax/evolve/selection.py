@@ -72,14 +72,12 @@ def shares(fitness: PerMember) -> Array:
     valid = fitness > -jnp.inf
     low = jnp.min(fitness, where=valid, initial=jnp.inf)
     high = jnp.max(fitness, where=valid, initial=-jnp.inf)
-    # Halves: the range of two finite numbers can overflow.
-    spread = high / 2 - low / 2
-    window = (fitness / 2 - low / 2 + spread / fitness.shape[0]) / (
-        spread + spread / fitness.shape[0]
-    )
+    extra = 1 / fitness.shape[0]
+    window = ((fitness - low) / (high - low) + extra) / (1 + extra)
     share = jnp.where(low < 0, window, fitness / high)
-    share = jnp.where(high == jnp.inf, (fitness == jnp.inf).astype(fitness.dtype), share)
-    share = jnp.where((high == low) | ((low >= 0) & (high == 0)), jnp.ones_like(share), share)
+    share = jnp.where(high == jnp.inf, (fitness == jnp.inf).astype(share.dtype), share)
+    alike = (high == low) | ~valid.any()
+    share = jnp.where(alike, jnp.ones_like(share), share)
     return jnp.where(valid | ~valid.any(), share, jnp.zeros_like(share)).astype(fitness.dtype)
 
 
@@ -203,15 +201,17 @@ def tournament(
     pool = ranked(fitness, ids)[spare:]
     if count > pool.shape[0]:
         raise WeightSpaceError(f"tournament: {count} winners of a pool of {pool.shape[0]}")
+    if count == 0:
+        return pool[:0]
     entered = jnp.sum(~jnp.isnan(fitness)) - spare
     u = random.uniform(random.bits(key, "evolve/tournament", count * size, xp=jnp))
     u = u.reshape(count, size)
 
-    def swap(places: Array, i: Array, j: Array) -> Array:
+    def swap(places: jax.Array, i: Array, j: Array) -> jax.Array:
         a, b = places[i], places[j]
         return places.at[i].set(b).at[j].set(a)
 
-    def round_(r: Array, places: Array) -> Array:
+    def round_(r: Array, places: jax.Array) -> Array:
         # Of the `left` places still in play, the competitors are shuffled to the end; the winner,
         # who is the one of the lowest rank, then goes to the very end, and out of play.
         left = entered - r

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 
 from wslax import tree
 from wslax.errors import WeightSpaceError
-from wslax.typing import Array, PerMember, Population
+from wslax.typing import Array, Params, PerMember, Population
 
 
 class Strategy(NamedTuple):
-    """An evolutionary strategy as three pure functions.
+    """An evolutionary strategy as three pure functions, jitted where that pays.
 
     They go under `jax.jit`, `jax.vmap` (over runs) and `jax.lax.scan` (over generations): what
     `tell` returns has the shapes and dtypes of the state that `init` made. The key of generation
@@ -39,11 +39,11 @@ class Strategy(NamedTuple):
         >>> children, state = ask(key, state)
         >>> state, info = tell(key, state, children, -children["w"])
         >>> float(state.members.fitness.max())
-        0.0
+        -0.0
     """
 
     init: Callable[..., Any]
-    ask: Callable[..., tuple[Population, Any]]
+    ask: Callable[..., tuple[Params, Any]]
     tell: Callable[..., tuple[Any, Any]]
 
 
@@ -85,7 +85,7 @@ class Info(NamedTuple):
     failed: Array
 
 
-def members(population: Population, fitness: PerMember) -> Members:
+def members(population: Params, fitness: Array) -> Members:
     """A checked population with ids 0 to N - 1.
 
     Args:
@@ -110,7 +110,7 @@ def members(population: Population, fitness: PerMember) -> Members:
     return Members(jax.tree.map(jnp.asarray, population), fitness, jnp.arange(n, dtype=jnp.uint32))
 
 
-def count(population: Population) -> int:
+def count(population: Params) -> int:
     """How many members a population has.
 
     Raises:
@@ -133,9 +133,30 @@ def count(population: Population) -> int:
     return n
 
 
+def empty(population: Population, n: int) -> Params:
+    """Slots for n members like those of a population.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> empty({"w": jnp.ones((3, 2))}, 4)["w"].shape
+        (4, 2)
+    """
+
+    def slots(x: Array) -> Array:
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jnp.repeat(x[:1], n, axis=0)
+        return jnp.zeros((n, *x.shape[1:]), x.dtype)
+
+    return jax.tree.map(slots, population)
+
+
 def fill(
-    buffer: Population, start: int, stop: int, chunk: int, make: Callable[[Array], Population]
-) -> Population:
+    buffer: Params,
+    start: int,
+    stop: int,
+    chunk: int,
+    make: Callable[[Array, Params], Params],
+) -> Params:
     """Write `make(index)` into slots `start` to `stop` of a buffer, a few at a time and in place.
 
     The last chunk starts early rather than being short, so one body is compiled; what `make` gives
@@ -146,23 +167,23 @@ def fill(
       start: first slot; static.
       stop: end; static.
       chunk: how many slots a step; static.
-      make: `int32[chunk] -> leaves [chunk, ...]`.
+      make: `(int32[chunk], buffer) -> leaves [chunk, ...]`.
 
     Returns:
       The filled buffer.
 
     Example:
         >>> import jax.numpy as jnp
-        >>> fill(jnp.zeros(5), 1, 4, 2, lambda i: i * 10.0)
+        >>> fill(jnp.zeros(5), 1, 4, 2, lambda index, buffer: index * 10.0)
         Array([ 0., 10., 20., 30.,  0.], dtype=float32)
     """
     size = min(chunk, stop - start)
     if size <= 0:
         return buffer
 
-    def step(i: Array, buffer: Population) -> Population:
+    def step(i: Array, buffer: Params) -> Params:
         first = jnp.minimum(start + i * size, stop - size)
-        made = make(first + jnp.arange(size, dtype=jnp.int32))
+        made = make(first + jnp.arange(size, dtype=jnp.int32), buffer)
         return jax.tree.map(
             lambda b, m: jax.lax.dynamic_update_slice_in_dim(b, m, first, 0), buffer, made
         )
@@ -208,3 +229,27 @@ def place(old: Members, children: Members, alive: Array) -> tuple[Members, Array
 
     now = jax.lax.fori_loop(0, born.shape[0], step, old)
     return now, jnp.where(born, slots, jnp.int32(-1))
+
+
+def report(now: Members, ids: Array, parents: Array, fitness: Array, slots: Array) -> Info:
+    """The `Info` of a generation that ended in `now`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> now = members(jnp.zeros(2), jnp.array([3.0, jnp.nan]))
+        >>> none = jnp.zeros((0, 2), jnp.uint32)
+        >>> float(report(now, none[:, 0], none, jnp.zeros(0), none[:, 0]).mean)
+        3.0
+    """
+    known = ~jnp.isnan(now.fitness)
+    best = jnp.argmax(jnp.where(known, now.fitness, -jnp.inf))
+    return Info(
+        ids,
+        parents,
+        fitness,
+        slots,
+        best=now.fitness[best],
+        best_id=now.ids[best],
+        mean=now.fitness.mean(where=known),
+        failed=jnp.isnan(fitness).sum(dtype=jnp.int32),
+    )

@@ -1,0 +1,10 @@
+"""The strategies by name."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from wslax.evolve.genetic import genome
+from wslax.evolve.strategy import Strategy
+
+STRATEGIES: Mapping[str, Callable[..., Strategy]] = MappingProxyType({"genome": genome})
+"""Name to the function that makes the strategy; all of its arguments have defaults."""
