@@ -60,10 +60,10 @@ def relation(a: Site, b: Site, length: int) -> str | None:
 
 def _inside(a: Site, b: Site, length: int) -> bool:
     """Whether all of `b` lies in one unit of one tile of `a`."""
-    _, first, last = bounds(b, length)
-    owner = units(a, length)[first:last]
-    same_run = first // a.inner == (last - 1) // a.inner
-    return b.outer == 1 and same_run and (owner >= 0).all() and len(set(owner)) == 1
+    tile, (_, first, last) = length // a.outer, bounds(b, length)
+    owners = set(units(a, length)[first:last].tolist())
+    one_tile = first // tile == (last - 1) // tile
+    return b.outer == 1 and one_tile and len(owners) == 1 and -1 not in owners
 
 
 def along(site: Site, length: int, index: Any, xp: Any = np) -> Any:
