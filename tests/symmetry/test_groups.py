@@ -88,7 +88,7 @@ def test_a_piece_must_start_at_a_whole_unit():
 
 def test_the_chain_of_a_net():
     net = nets.conv(8, [4, 6], 3)
-    params = net.init(jax.random.key(0))
+    params = jax.eval_shape(net.init, jax.random.key(0))
     layers = ["conv_0", "norm_0", "conv_1", "norm_1", "out"]
     reductions = {0: ("mean", "variance"), 1: ("mean", "variance")}
     groups = symmetry.feed_forward(params, layers, reductions=reductions)
