@@ -1,5 +1,6 @@
 """Selection, crossover and mutation: distributions, guards, bits."""
 
+import functools
 import itertools
 
 import jax
@@ -41,9 +42,12 @@ def expected_pairs(share):
     return p
 
 
+roulette = jax.jit(evolve.roulette, static_argnums=(2, 3))
+
+
 def test_roulette_draws_distinct_parents_in_proportion():
     fitness, draws = jnp.array([4.0, 1.0, 2.0, jnp.nan, 0.0]), 20_000
-    drawn = np.asarray(evolve.roulette(3, fitness, draws, 2))
+    drawn = np.asarray(roulette(jax.random.key(3), fitness, draws, 2))
     for (i, j), p in expected_pairs([4, 1, 2]).items():
         hits = ((drawn == (i, j)).all(1)).mean()
         assert abs(hits - p) < 5 * np.sqrt(p * (1 - p) / draws)
@@ -52,19 +56,19 @@ def test_roulette_draws_distinct_parents_in_proportion():
 
 @pytest.mark.parametrize("fitness", [[0.0, 0.0, 0.0], [NAN] * 3, [0.0, 5.0, 0.0], [NAN, 1.0, NAN]])
 def test_roulette_is_distinct_when_shares_run_out(fitness):
-    drawn = np.asarray(evolve.roulette(0, jnp.array(fitness), 300, 3))
+    drawn = np.asarray(roulette(jax.random.key(0), jnp.array(fitness), 300, 3))
     assert (np.sort(drawn, 1) == [0, 1, 2]).all()
 
 
 def test_roulette_without_any_fitness_is_uniform():
-    drawn = np.asarray(evolve.roulette(1, jnp.zeros(4), 8000))[:, 0]
+    drawn = np.asarray(roulette(jax.random.key(1), jnp.zeros(4), 8000, 1))[:, 0]
     np.testing.assert_allclose(np.bincount(drawn) / 8000, 0.25, atol=0.025)
 
 
 def test_tournament_chances_are_those_of_three_of_five():
     """P(rank r wins one round of three among five) = C(5 - r - 1, 2) / C(5, 3)."""
     fitness = jnp.array([0.0, 4.0, 1.0, 3.0, 2.0])
-    wins = jax.vmap(lambda k: evolve.tournament(k, fitness, 1))(
+    wins = jax.jit(jax.vmap(lambda k: evolve.tournament(k, fitness, 1)))(
         jax.random.split(jax.random.key(0), 8000)
     )
     shares = np.bincount(4 - np.asarray(fitness)[np.asarray(wins[:, 0])].astype(int), minlength=5)
@@ -78,7 +82,7 @@ def test_the_second_winner_comes_from_who_is_left():
         left = [r for r in range(5) if r != min(first)]
         for second in itertools.combinations(left, 3):
             exact[min(first), min(second)] += 1 / 10 / 4
-    wins = jax.vmap(lambda k: evolve.tournament(k, -jnp.arange(5.0), 2))(
+    wins = jax.jit(jax.vmap(lambda k: evolve.tournament(k, -jnp.arange(5.0), 2)))(
         jax.random.split(jax.random.key(1), 10_000)
     )
     counts = np.zeros((5, 5))
@@ -120,8 +124,10 @@ def test_pairs_are_all_pairs_then_again():
 def test_mutation_hits_each_weight_at_the_rate_with_normal_noise(rate):
     """Over members: each position's hits; over all hits: the moments and the place in the block."""
     n, members = 997, 2000
-    mutate = jax.vmap(
-        lambda m: evolve.gaussian(5, {"w": jnp.ones(n)}, sigma=0.5, rate=rate, member=m)["w"]
+    mutate = jax.jit(
+        jax.vmap(
+            lambda m: evolve.gaussian(5, {"w": jnp.ones(n)}, sigma=0.5, rate=rate, member=m)["w"]
+        )
     )
     moved = np.asarray(mutate(jnp.arange(members, dtype=jnp.uint32)), np.float64) - 1
     hit = moved != 0
@@ -136,16 +142,18 @@ def test_mutation_hits_each_weight_at_the_rate_with_normal_noise(rate):
 
 @pytest.mark.parametrize("rate", [0.05, 0.5])
 def test_noise_differs_between_leaves_members_and_keys(rate):
+    @functools.partial(jax.jit, static_argnums=1)
     def noise(key, name, member):
         leaf = evolve.gaussian(key, {name: jnp.zeros(4000)}, sigma=1.0, rate=rate, member=member)[
             name
         ]
-        return np.asarray(leaf)
+        return leaf
 
-    base = noise(0, "a", 0)
-    for other in (noise(1, "a", 0), noise(0, "b", 0), noise(0, "a", 1)):
+    zero, one = jax.random.key(0), jax.random.key(1)
+    base = noise(zero, "a", 0)
+    for other in (noise(one, "a", 0), noise(zero, "b", 0), noise(zero, "a", 1)):
         assert abs(np.corrcoef(base, other)[0, 1]) < 0.1
-    np.testing.assert_array_equal(base, noise(0, "a", 0))
+    np.testing.assert_array_equal(base, noise(zero, "a", 0))
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.05, 0.5, 1.0])
