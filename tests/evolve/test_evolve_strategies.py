@@ -89,8 +89,8 @@ def test_avals_out_are_avals_in(name):
 
 
 @strategies
-def test_a_scan_over_generations_types_in_x64(name):
-    with jax.enable_x64(True):
+def test_a_scan_over_generations_types_in_x64_and_strictly(name):
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
         strategy, members = make(name), population()
         for dtype in ("float16", "float64"):
             members[dtype] = members["kernel"].astype(dtype)

@@ -9,7 +9,7 @@ import numpy as np
 
 from wslax import tree
 from wslax.errors import WeightSpaceError
-from wslax.evolve.strategy import Info, Members, Strategy, count
+from wslax.evolve.strategy import Info, Members, Strategy, count, wide
 from wslax.typing import Array, Key, Params
 
 Direction = Literal["maximize", "minimize"]
@@ -136,7 +136,7 @@ def _checked(fitness: Any, population: Params) -> Array:
         raise WeightSpaceError(
             f"evaluate: expected one number a member, [{n}], got {tree.aval(fitness)}"
         )
-    return fitness.astype(jnp.promote_types(jnp.float32, fitness.dtype))
+    return fitness.astype(wide(fitness))
 
 
 def _towards(direction: str, fitness: Array) -> Array:

@@ -203,7 +203,7 @@ def tournament(
         raise WeightSpaceError(f"tournament: {count} winners of a pool of {pool.shape[0]}")
     if count == 0:
         return pool[:0]
-    entered = jnp.sum(~jnp.isnan(fitness)) - spare
+    entered = jnp.sum(~jnp.isnan(fitness), dtype=jnp.int32) - spare
     u = random.uniform(random.bits(key, "evolve/tournament", count * size, xp=jnp))
     u = u.reshape(count, size)
 
@@ -218,7 +218,7 @@ def tournament(
         last = jnp.maximum(left - 1, 0)
         for k in range(size):
             end = jnp.maximum(last - k, 0)
-            chosen = jnp.minimum((u[r, k] * (end + 1)).astype(jnp.int32), end)
+            chosen = jnp.minimum((u[r, k] * (end + 1).astype(jnp.float32)).astype(jnp.int32), end)
             places = swap(places, chosen, end)
         at = jnp.maximum(last - jnp.arange(size, dtype=jnp.int32), 0)
         winner = at[jnp.argmin(places[at])]
