@@ -125,8 +125,13 @@ def test_orbax_restores_onto_another_sharding(tmp_path, monkeypatch):
     host = ws.io.load("x.orbax")["w"]
     assert isinstance(host, np.ndarray)
     same(host, tree["w"])
-    with pytest.raises(WeightSpaceError, match="like="):
-        ws.io.load("x.orbax", like={"v": like["w"]})
+    for bad, message in [
+        ({"v": like["w"]}, "no leaf 'v'"),
+        ({"w": jax.ShapeDtypeStruct((8,), jnp.float16)}, r"w: .* float32\[8\], like= has float16"),
+        ({"w": np.zeros(4, np.float32)}, r"has float32\[8\], like= has float32\[4\]"),
+    ]:
+        with pytest.raises(WeightSpaceError, match=message):
+            ws.io.load("x.orbax", like=bad)
 
 
 def test_like_names_what_does_not_fit(tmp_path):

@@ -1,43 +1,34 @@
 """`wslax inspect`: what is in a checkpoint."""
 
 import json
+import math
+import pathlib
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import numpy as np
 from cyclopts import Parameter
 
-from wslax.io.reader import Tensors, open_tensors
+from wslax.io.files import is_orbax, load, metadata
+from wslax.io.reader import open_tensors
+from wslax.io.statistics import chunks_of, summarise
 
-_CHUNK = 1 << 20
+
+def _row(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> dict[str, Any]:
+    nbytes = math.prod(shape) * dtype.itemsize
+    return {"name": name, "dtype": dtype.name, "shape": list(shape), "bytes": nbytes}
 
 
-def statistics(tensors: Tensors, name: str) -> dict[str, Any]:
-    """Mean, standard deviation, largest magnitude and non-finite count, a chunk at a time.
-
-    Example:
-        >>> import numpy as np, tempfile, wslax as ws
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     ws.io.save({"w": np.array([1.0, 3.0])}, f"{folder}/m.safetensors")
-        ...     with open_tensors(f"{folder}/m.safetensors") as tensors:
-        ...         statistics(tensors, "w")
-        {'mean': 2.0, 'std': 1.0, 'absmax': 3.0, 'nonfinite': 0}
-    """
-    info = tensors.info(name)
-    total = square = absmax = 0.0
-    nonfinite = 0
-    for start in range(0, info.size, _CHUNK):
-        raw = tensors.read_into(name, start, np.empty(min(_CHUNK, info.size - start), info.dtype))
-        x = np.abs(raw) if info.dtype.kind == "c" else raw
-        x = x.astype(np.float64)
-        finite = np.isfinite(x)
-        nonfinite += int(x.size - np.count_nonzero(finite))
-        x = x[finite]
-        total, square = total + float(x.sum()), square + float(np.square(x).sum())
-        absmax = max(absmax, float(np.abs(x).max(initial=0.0)))
-    count = max(info.size - nonfinite, 1)
-    mean = total / count
-    std = float(np.sqrt(max(square / count - mean * mean, 0.0)))
-    return {"mean": mean, "std": std, "absmax": absmax, "nonfinite": nonfinite}
+def _rows(path: str, stats: bool) -> Iterator[dict[str, Any]]:
+    if path.endswith(".npz") or is_orbax(pathlib.Path(path)):
+        for name, array in load(path).items():
+            found = summarise([array.reshape(-1)])._asdict() if stats else {}
+            yield _row(name, array.dtype, array.shape) | found
+        return
+    with open_tensors(path) as tensors:
+        for name, info in tensors.infos.items():
+            found = summarise(chunks_of(tensors, name))._asdict() if stats else {}
+            yield _row(name, info.dtype, info.shape) | found
 
 
 def inspect(
@@ -49,42 +40,38 @@ def inspect(
     """Show a checkpoint's tensors: name, dtype, shape and statistics.
 
     Args:
-      path: a safetensors file, a sharded index, or a folder.
-      stats: read the data for mean, standard deviation and largest magnitude (--no-stats: headers
-        only).
+      path: a safetensors file, a sharded index, a folder, an npz or an Orbax checkpoint.
+      stats: read the data for mean, standard deviation, largest magnitude and the count of NaN and
+        infinite elements (--no-stats: headers only).
       json_: print JSON.
     """
-    with open_tensors(path) as tensors:
-        rows = [
-            {
-                "name": name,
-                "dtype": info.dtype.name,
-                "shape": list(info.shape),
-                "bytes": info.nbytes,
-            }
-            | (statistics(tensors, name) if stats else {})
-            for name, info in tensors.infos.items()
-        ]
+    rows = list(_rows(path, stats))
     total = {
-        "path": str(tensors.path),
+        "path": path,
         "tensors": len(rows),
-        "parameters": sum(info.size for info in tensors.infos.values()),
-        "bytes": sum(info.nbytes for info in tensors.infos.values()),
-        "metadata": tensors.metadata,
+        "parameters": sum(math.prod(row["shape"]) for row in rows),
+        "bytes": sum(row["bytes"] for row in rows),
+        "metadata": metadata(path),
     }
     if json_:
         print(json.dumps({**total, "rows": rows}, indent=2))
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    head = ["tensor", "dtype", "shape", *(["mean", "std", "absmax", "non-finite"] if stats else [])]
-    table = Table(*head)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("tensor", overflow="fold")
+    table.add_column("dtype")
+    table.add_column("shape")
+    numbers = ("mean", "std", "absmax", "nan", "inf") if stats else ()
+    for word in ("bytes", *numbers):
+        table.add_column(word, justify="right", no_wrap=True)
     for row in rows:
-        cells = [row["name"], row["dtype"], str(row["shape"])]
+        cells = [escape(row["name"]), row["dtype"], str(row["shape"]), f"{row['bytes']:,}"]
         if stats:
-            cells += [f"{row[key]:.4g}" for key in ("mean", "std", "absmax")]
-            cells += [f"[red]{row['nonfinite']}[/]" if row["nonfinite"] else "0"]
+            cells += [f"{row[key]:.3g}" for key in ("mean", "std", "absmax")]
+            cells += [f"[red]{row[key]}[/]" if row[key] else "0" for key in ("nan", "inf")]
         table.add_row(*cells)
     console = Console()
     console.print(table)

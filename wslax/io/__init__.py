@@ -6,6 +6,10 @@ from wslax._lazy import attach
 
 if TYPE_CHECKING:
     from wslax.io import atomic as atomic
+    from wslax.io import convert as convert
+    from wslax.io import layout as layout
+    from wslax.io.convert import read_map as read_map
+    from wslax.io.convert import relayout as relayout
     from wslax.io.files import carry_files as carry_files
     from wslax.io.files import load as load
     from wslax.io.files import save as save
@@ -14,6 +18,8 @@ if TYPE_CHECKING:
     from wslax.io.orbax import saving_orbax as saving_orbax
     from wslax.io.reader import Tensors as Tensors
     from wslax.io.reader import open_tensors as open_tensors
+    from wslax.io.statistics import Statistics as Statistics
+    from wslax.io.statistics import summarise as summarise
     from wslax.io.writer import TensorWriter as TensorWriter
     from wslax.io.writer import write_tensors as write_tensors
 
@@ -21,6 +27,10 @@ __getattr__, __all__ = attach(
     __name__,
     {
         "atomic": "wslax.io.atomic",
+        "convert": "wslax.io.convert",
+        "layout": "wslax.io.layout",
+        "read_map": "wslax.io.convert",
+        "relayout": "wslax.io.convert",
         "carry_files": "wslax.io.files",
         "load": "wslax.io.files",
         "save": "wslax.io.files",
@@ -29,6 +39,8 @@ __getattr__, __all__ = attach(
         "saving_orbax": "wslax.io.orbax",
         "Tensors": "wslax.io.reader",
         "open_tensors": "wslax.io.reader",
+        "Statistics": "wslax.io.statistics",
+        "summarise": "wslax.io.statistics",
         "TensorWriter": "wslax.io.writer",
         "write_tensors": "wslax.io.writer",
     },

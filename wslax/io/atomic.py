@@ -111,6 +111,9 @@ def replaced(path: Path) -> Iterator[pathlib.Path]:
     Yields:
       The temporary path.
 
+    Raises:
+      WeightSpaceError: if a folder that holds something has the final name, or the disk is full.
+
     Example:
         >>> import pathlib, tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -121,12 +124,16 @@ def replaced(path: Path) -> Iterator[pathlib.Path]:
         '{}'
     """
     path = pathlib.Path(path)
+    if path.is_dir():
+        check_free(path)
     partial = partial_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove(partial)
     try:
         yield partial
         sync(partial)
+        if path.is_dir():
+            path.rmdir()
         os.replace(partial, path)
         sync_name(path)
     except BaseException as error:

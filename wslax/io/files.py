@@ -3,16 +3,15 @@
 import os
 import pathlib
 import shutil
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from wslax.errors import WeightSpaceError, did_you_mean
-from wslax.io.atomic import check_free, replaced
 from wslax.io.header import Spec
-from wslax.io.reader import open_tensors, refuse_pickle
+from wslax.io.npz import load_npz, save_npz
+from wslax.io.reader import open_tensors, refuse_pickle, refuse_target
 from wslax.io.writer import write_tensors
 
 Path = str | os.PathLike[str]
@@ -24,23 +23,27 @@ _CARRIED = (
 )  # fmt: skip
 
 
-def _is_orbax(path: pathlib.Path) -> bool:
+def is_orbax(path: pathlib.Path) -> bool:
+    """Whether a folder is an Orbax checkpoint.
+
+    Example:
+        >>> is_orbax(pathlib.Path("no-such-folder"))
+        False
+    """
     return path.is_dir() and any(
         (path / mark).exists() for mark in ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt")
     )
 
 
-def _load_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except FileNotFoundError as error:
-        raise WeightSpaceError(f"{path}: no such file") from error
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise WeightSpaceError(
-            f"{path}: not an npz of plain arrays ({error}); arrays of objects are pickles "
-            "and never loaded"
-        ) from error
+def metadata(path: Path) -> dict[str, str]:
+    """The string metadata of a safetensors checkpoint; empty for npz and Orbax.
+
+    Example:
+        >>> metadata("model.npz")
+        {}
+    """
+    path = pathlib.Path(path)
+    return {} if path.suffix == ".npz" or is_orbax(path) else open_tensors(path).metadata
 
 
 def _flat(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -48,7 +51,7 @@ def _flat(path: pathlib.Path) -> dict[str, np.ndarray]:
     if path.suffix == ".npy":
         raise WeightSpaceError(f"{path}: one array has no leaf name; save it as .npz")
     if path.suffix == ".npz":
-        return _load_npz(path)
+        return load_npz(path)
     tensors = open_tensors(path)
     return {name: tensors.read(name) for name in tensors}
 
@@ -67,7 +70,7 @@ def _place(name: str, value: np.ndarray, leaf: Any) -> Any:
     from wslax.tree import aval
 
     if _is_key(leaf):
-        return jax.random.wrap_key_data(jax.numpy.asarray(value), impl=jax.random.key_impl(leaf))
+        return _place_key(name, value, leaf)
     wanted = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
     if aval(value) != aval(wanted):
         raise WeightSpaceError(f"{name}: the file has {aval(value)}, like= has {aval(wanted)}")
@@ -77,12 +80,33 @@ def _place(name: str, value: np.ndarray, leaf: Any) -> Any:
     return jax.device_put(value, sharding) if sharding is not None else jax.numpy.asarray(value)
 
 
+def _place_key(name: str, value: np.ndarray, leaf: Any) -> Any:
+    import jax
+
+    from wslax.tree import aval
+
+    words = jax.eval_shape(jax.random.key_data, leaf)
+    if aval(value) != aval(words):
+        raise WeightSpaceError(
+            f"{name}: the file has {aval(value)}, the keys of like= are {aval(words)}"
+        )
+    impl = jax.random.key_impl(jax.numpy.empty((0,), leaf.dtype))
+    keys = jax.random.wrap_key_data(jax.numpy.asarray(value), impl=impl)
+    return jax.device_put(keys, getattr(leaf, "sharding", None))
+
+
 def _rebuild(flat: Mapping[str, np.ndarray], like: Any, path: pathlib.Path) -> Any:
     import jax
 
     from wslax.tree import leaf_names
 
     stored = {name.replace(".", "/"): name for name in flat}
+    if len(stored) != len(flat):
+        twin = next(name for name in flat if stored[name.replace(".", "/")] != name)
+        other = stored[twin.replace(".", "/")]
+        raise WeightSpaceError(
+            f"{path}: {twin!r} and {other!r} are one leaf name; load without like="
+        )
     names = leaf_names(like)
     leaves = []
     for name, leaf in zip(names, jax.tree.leaves(like), strict=True):
@@ -110,7 +134,7 @@ def load(path: Path, like: Any = None) -> Any:
 
     Returns:
       The tree; without `like` a flat dict of host arrays with the stored names (for safetensors
-      read-only views of the mapped file, read when touched). Orbax restores its own nested dict.
+      read-only views of the mapped file, read when touched).
 
     Raises:
       WeightSpaceError: if the file is missing, bad or a pickle, or does not fit `like` (a leaf is
@@ -127,9 +151,9 @@ def load(path: Path, like: Any = None) -> Any:
         (['dense/kernel'], (2, 3))
     """
     path = pathlib.Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise WeightSpaceError(f"{path}: no such file or folder")
-    if _is_orbax(path):
+    if is_orbax(path):
         from wslax.io.orbax import restore
 
         return restore(path, like)
@@ -194,18 +218,11 @@ def save(
         from wslax.io.orbax import save_orbax
 
         return save_orbax(params, path)
-    refuse_pickle(path)
+    refuse_target(path)
     leaves = host_leaves(params)
-    if path.suffix == ".npz":
-        for name, value in leaves.items():
-            if value.dtype.kind not in "biufc":
-                raise WeightSpaceError(f"{name}: npz cannot hold {value.dtype}; use .safetensors")
-        with replaced(path) as partial, partial.open("wb") as handle:
-            np.savez(handle, allow_pickle=False, **leaves)
-        return None
-    if path.suffix != ".safetensors":
-        check_free(path)
     specs = {name: Spec(value.dtype, value.shape) for name, value in leaves.items()}
+    if path.suffix == ".npz":
+        return save_npz(path, specs, leaves.values())
     notes = {"format": "pt", **(metadata or {})}
     with write_tensors(path, specs, notes, shard_bytes) as (writer, _):
         for name, value in leaves.items():

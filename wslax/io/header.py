@@ -69,12 +69,18 @@ class TensorInfo(NamedTuple):
         return math.prod(self.shape)
 
 
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object that refuses a name given twice; an `object_pairs_hook`.
+
+    Example:
+        >>> json.loads('{"w": 1}', object_pairs_hook=no_twins)
+        {'w': 1}
+    """
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for i, name in enumerate(names) if name in names[:i])
-        raise WeightSpaceError(f"the name {twice!r} stands twice in the header")
+        raise WeightSpaceError(f"the name {twice!r} stands twice")
     return found
 
 
@@ -124,7 +130,7 @@ def _read(file: pathlib.Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
             raise WeightSpaceError(f"the header claims {length} bytes, the file has {total - 8}")
         text = handle.read(length)
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_no_twins)
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=no_twins)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise WeightSpaceError(f"the header is not JSON ({type(error).__name__})") from error
     if not isinstance(header, dict):
@@ -159,12 +165,14 @@ def read_header(file: str | os.PathLike[str]) -> tuple[dict[str, TensorInfo], di
         wslax.errors.WeightSpaceError: missing.safetensors: no such file
     """
     file = pathlib.Path(file)
-    if not file.is_file():
-        raise WeightSpaceError(f"{file}: no such file")
     try:
         return _read(file)
     except WeightSpaceError as error:
         raise WeightSpaceError(f"{file}: {error}") from error
+    except FileNotFoundError as error:
+        raise WeightSpaceError(f"{file}: no such file") from error
+    except OSError as error:
+        raise WeightSpaceError(f"{file}: cannot be read ({error.strerror})") from error
     except ValueError as error:  # integers of absurd length in the JSON
         raise WeightSpaceError(f"{file}: the header is not valid ({error})") from error
 
@@ -176,13 +184,31 @@ class Spec(NamedTuple):
     shape: tuple[int, ...]
 
     @property
+    def size(self) -> int:
+        """How many numbers."""
+        return math.prod(self.shape)
+
+    @property
     def nbytes(self) -> int:
         """How many bytes its data takes."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        return self.size * self.dtype.itemsize
 
 
 def make_header(specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> tuple[bytes, list[int]]:
     """The bytes of a header, padded to 8, and each tensor's offset in the file.
+
+    Names keep the order of `specs`; data lies with the widest dtypes first, as the reference
+    library lays it, so that every tensor is aligned.
+
+    Args:
+      specs: name to dtype and shape.
+      metadata: strings to keep in the header.
+
+    Returns:
+      `(header with its length, offset of each tensor in the order of specs)`.
+
+    Raises:
+      WeightSpaceError: if a dtype has no code, a name is reserved, or metadata no map of strings.
 
     Example:
         >>> import numpy as np
@@ -190,20 +216,25 @@ def make_header(specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> tuple
         >>> len(raw) % 8, offsets[0] == len(raw)
         (0, True)
     """
-    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    offsets, position = [], 0
+    if not all(isinstance(part, str) for item in metadata.items() for part in item):
+        raise WeightSpaceError("metadata: expected a map of strings; use json.dumps for the rest")
+    if "__metadata__" in specs:
+        raise WeightSpaceError("__metadata__: safetensors keeps this name for itself; rename it")
     for name, spec in specs.items():
         if spec.dtype not in CODES:
             raise WeightSpaceError(f"{name}: safetensors has no dtype for {spec.dtype}")
-        end = position + spec.nbytes
+    begins, position = {}, 0
+    for name in sorted(specs, key=lambda name: -specs[name].dtype.itemsize):
+        begins[name] = position
+        position += specs[name].nbytes
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    for name, spec in specs.items():
         header[name] = {
             "dtype": CODES[spec.dtype],
             "shape": list(spec.shape),
-            "data_offsets": [position, end],
+            "data_offsets": [begins[name], begins[name] + spec.nbytes],
         }
-        offsets.append(position)
-        position = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     raw = struct.pack("<Q", len(text)) + text
-    return raw, [len(raw) + offset for offset in offsets]
+    return raw, [len(raw) + begins[name] for name in specs]

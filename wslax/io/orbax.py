@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from wslax.errors import WeightSpaceError
+from wslax.errors import WeightSpaceError, did_you_mean
 from wslax.io.atomic import check_free
 
 
@@ -68,19 +68,51 @@ def saving_orbax(params: Any, path: str | os.PathLike[str]) -> Iterator[None]:
         checkpointer.wait_until_finished()
 
 
+def _stored(path: str | os.PathLike[str]) -> Any:
+    """What a checkpoint holds: a tree of shapes and dtypes."""
+    import orbax.checkpoint as ocp
+
+    source = pathlib.Path(path).absolute()
+    if not source.is_dir():
+        raise WeightSpaceError(f"{path}: no such folder")
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        try:
+            return checkpointer.metadata(source).item_metadata.tree
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            raise WeightSpaceError(f"{path}: not a whole Orbax checkpoint ({error})") from error
+
+
+def _check(path: str | os.PathLike[str], stored: Any, like: Any) -> None:
+    """Orbax itself would cast to another dtype without a word."""
+    import jax
+
+    from wslax.tree import aval, named_leaves
+
+    found = named_leaves(stored)
+    for name, leaf in named_leaves(like).items():
+        if name not in found:
+            raise WeightSpaceError(f"{path}: no leaf {name!r}.{did_you_mean(name, found)}")
+        wanted = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+        if jax.dtypes.issubdtype(wanted.dtype, jax.dtypes.prng_key):
+            wanted = jax.eval_shape(jax.random.key_data, wanted)
+        if aval(found[name]) != aval(wanted):
+            raise WeightSpaceError(
+                f"{name}: the checkpoint has {aval(found[name])}, like= has {aval(wanted)}"
+            )
+
+
 def restore(path: str | os.PathLike[str], like: Any = None) -> Any:
     """Restore an Orbax checkpoint; `like` gives structure, dtypes and shardings.
 
     Args:
       path: the folder.
-      like: a tree of arrays or `jax.ShapeDtypeStruct`s; without one the stored tree comes back as
-        nested dicts of host arrays.
+      like: a tree of arrays or `jax.ShapeDtypeStruct`s.
 
     Returns:
-      The tree.
+      The tree; without `like` a flat dict of host arrays by leaf name.
 
     Raises:
-      WeightSpaceError: if the checkpoint does not fit `like`.
+      WeightSpaceError: if there is no whole checkpoint, or it does not fit `like`.
 
     Example:
         See `save_orbax`.
@@ -93,18 +125,20 @@ def restore(path: str | os.PathLike[str], like: Any = None) -> Any:
     import jax
     import orbax.checkpoint as ocp
 
-    source = pathlib.Path(path)
-    if not source.is_dir():
-        raise WeightSpaceError(f"{path}: no such folder")
+    from wslax.tree import named_leaves
+
+    source = pathlib.Path(path).absolute()
+    stored = _stored(path)
     if like is None:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            stored = checkpointer.metadata(source.absolute()).item_metadata.tree
-            host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
-            return checkpointer.restore(
-                source.absolute(), args=ocp.args.PyTreeRestore(restore_args=host)
-            )
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        host = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
+        handler, args = ocp.PyTreeCheckpointHandler(), ocp.args.PyTreeRestore(restore_args=host)
+    else:
+        _check(path, stored, like)
+        handler, args = ocp.StandardCheckpointHandler(), ocp.args.StandardRestore(like)
+    with ocp.Checkpointer(handler) as checkpointer:
         try:
-            return checkpointer.restore(source.absolute(), args=ocp.args.StandardRestore(like))
-        except (ValueError, KeyError, TypeError) as error:
-            raise WeightSpaceError(f"{path}: does not fit like=: {error}") from error
+            tree = checkpointer.restore(source, args=args)
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            what = "cannot be read" if like is None else "does not fit like="
+            raise WeightSpaceError(f"{path}: {what}: {error}") from error
+    return named_leaves(tree) if like is None else tree

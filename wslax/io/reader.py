@@ -3,14 +3,14 @@
 import json
 import os
 import pathlib
+import threading
 from collections.abc import Iterator
-from functools import cached_property
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from wslax.errors import WeightSpaceError, did_you_mean
-from wslax.io.header import TensorInfo, read_header
+from wslax.io.header import TensorInfo, no_twins, read_header
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -23,11 +23,23 @@ def refuse_pickle(path: pathlib.Path) -> None:
     Example:
         >>> refuse_pickle(pathlib.Path("model.safetensors"))
     """
-    if path.suffix in _PICKLES:
+    if path.suffix.lower() in _PICKLES:
         raise WeightSpaceError(
             f"{path}: a pickle file runs whatever code is inside when loaded, so wslax never does; "
             'where you trust it: python -c "import torch, safetensors.torch as s; '
             f"s.save_file(torch.load('{path.name}', weights_only=True), 'model.safetensors')\""
+        )
+
+
+def refuse_target(path: pathlib.Path) -> None:
+    """Raise for an output that would be a pickle or a nameless array.
+
+    Example:
+        >>> refuse_target(pathlib.Path("model.safetensors"))
+    """
+    if path.suffix.lower() in _PICKLES | {".npy"}:
+        raise WeightSpaceError(
+            f"{path}: wslax writes no {path.suffix}; name a .safetensors, an .npz or a folder"
         )
 
 
@@ -47,6 +59,13 @@ class Tensors:
         self.infos = infos
         self.metadata = metadata
         self._maps: dict[pathlib.Path, np.ndarray] = {}
+        self._handles: dict[pathlib.Path, BinaryIO] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every tensor's name, in stored order."""
+        return tuple(self.infos)
 
     def __len__(self) -> int:
         return len(self.infos)
@@ -57,16 +76,18 @@ class Tensors:
     def __contains__(self, name: str) -> bool:
         return name in self.infos
 
-    @cached_property
-    def _handles(self) -> dict[pathlib.Path, Any]:
-        return {file: file.open("rb") for file in {i.file for i in self.infos.values()}}
+    def _descriptor(self, file: pathlib.Path) -> int:
+        with self._lock:
+            if file not in self._handles:
+                self._handles[file] = file.open("rb")
+            return self._handles[file].fileno()
 
     def close(self) -> None:
-        """Close the files that `read_into` opened."""
-        if "_handles" in self.__dict__:
+        """Close the files that `read_into` opened; views of the mapped files stay good."""
+        with self._lock:
             for handle in self._handles.values():
                 handle.close()
-            del self.__dict__["_handles"]
+            self._handles.clear()
 
     def __enter__(self) -> "Tensors":
         return self
@@ -96,6 +117,10 @@ class Tensors:
         raw = self._maps[info.file][info.offset : info.offset + info.nbytes]
         return raw.view(np.ndarray).view(info.dtype).reshape(info.shape)
 
+    def view(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Elements `start` to `stop` of the flat tensor, as a view of the mapped file."""
+        return self.read(name).reshape(-1)[start:stop]
+
     def read_into(self, name: str, start: int, out: np.ndarray) -> np.ndarray:
         """Read elements `start` to `start + out.size` of the flat tensor into a buffer.
 
@@ -110,12 +135,20 @@ class Tensors:
           `out`.
 
         Raises:
-          WeightSpaceError: if the file ends early (it changed since it was opened).
+          WeightSpaceError: if the range or the buffer's dtype is not the tensor's, or the file ends
+            early (it changed since it was opened).
         """
         info = self.info(name)
-        target = out.view(np.uint8).data
+        if out.dtype != info.dtype or not 0 <= start <= start + out.size <= info.size:
+            raise WeightSpaceError(
+                f"{name}: {info.dtype} with {info.size} elements, asked for {start} to "
+                f"{start + out.size} as {out.dtype}"
+            )
+        if not out.flags.c_contiguous:
+            raise WeightSpaceError(f"{name}: the buffer is not contiguous; read into a fresh one")
+        target = out.reshape(-1).view(np.uint8).data
         position = info.offset + start * info.dtype.itemsize
-        descriptor = self._handles[info.file].fileno()
+        descriptor = self._descriptor(info.file)
         while target:
             count = os.preadv(descriptor, [target], position)
             if count == 0:
@@ -132,11 +165,13 @@ def _shard(folder: pathlib.Path, name: Any) -> pathlib.Path:
 
 def _open_index(index: pathlib.Path) -> Tensors:
     try:
-        content = json.loads(index.read_text("utf-8"))
+        content = json.loads(index.read_text("utf-8"), object_pairs_hook=no_twins)
         where = content["weight_map"]
         shards = {_shard(index.parent, name) for name in where.values()}
     except WeightSpaceError as error:
         raise WeightSpaceError(f"{index}: {error}") from error
+    except OSError as error:
+        raise WeightSpaceError(f"{index}: cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightSpaceError(f"{index}: not an index of shards (no weight_map)") from error
     infos: dict[str, TensorInfo] = {}
@@ -181,7 +216,7 @@ def open_tensors(path: str | os.PathLike[str]) -> Tensors:
     """
     path = pathlib.Path(path)
     refuse_pickle(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         if (path / INDEX).is_file():
             return _open_index(path / INDEX)
         files = sorted(path.glob("*.safetensors"))

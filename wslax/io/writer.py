@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wslax.errors import WeightSpaceError
-from wslax.io.atomic import check_space, replaced
+from wslax.io.atomic import check_free, check_space, replaced
 from wslax.io.header import Spec, make_header
 from wslax.io.reader import INDEX, SINGLE
 
@@ -40,11 +40,18 @@ class TensorWriter(NamedTuple):
         Args:
           name: a declared tensor.
           start: index of the first element in the flat tensor.
-          values: contiguous, of the declared dtype.
+          values: of the declared dtype.
+
+        Raises:
+          WeightSpaceError: if the dtype or the range is not the declared one.
         """
         place = self.places[name]
         if values.dtype != place.spec.dtype:
             raise WeightSpaceError(f"{name}: declared {place.spec.dtype}, got {values.dtype}")
+        if not 0 <= start <= start + values.size <= place.spec.size:
+            raise WeightSpaceError(
+                f"{name}: declared {place.spec.size} elements, got {start} to {start + values.size}"
+            )
         data = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
         position = place.offset + start * place.spec.dtype.itemsize
         while data:
@@ -122,8 +129,8 @@ def write_tensors(
       `(writer, partial)`: other files of the folder go into `partial`.
 
     Raises:
-      WeightSpaceError: if a dtype has no code, the disk is too small or fills up. The final name
-        is untouched then.
+      WeightSpaceError: if a dtype has no code, the folder is not empty, the disk is too small or
+        fills up. The final name is untouched then.
 
     Example:
         >>> import numpy as np, tempfile, wslax as ws
@@ -135,6 +142,8 @@ def write_tensors(
         {'w': array([1., 1.], dtype=float32)}
     """
     path = pathlib.Path(path)
+    if path.suffix != ".safetensors":
+        check_free(path)
     check_space(path, sum(spec.nbytes for spec in specs.values()))
     with replaced(path) as partial, ExitStack() as stack:
         if path.suffix == ".safetensors":
