@@ -53,7 +53,7 @@ def test_the_reference_library_reads_what_we_write_and_the_other_way(tmp_path):
     tree = {
         f"layer.{dtype.name}": values(dtype, (3, 5))
         for dtype in PLAIN
-        if dtype.name in {"float64", "float32", "float16", "int64", "int8", "uint8", "bool"}
+        if dtype.kind in "iub" or dtype.name in {"float64", "float32", "float16"}
     } | {"layer.bf16": np.ones((2, 2), ml_dtypes.bfloat16)}
     ws.io.save(tree, tmp_path / "ours.safetensors", metadata={"note": "ä"})
     for name, value in reference.load_file(tmp_path / "ours.safetensors").items():

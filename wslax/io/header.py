@@ -194,7 +194,7 @@ class Spec(NamedTuple):
         return self.size * self.dtype.itemsize
 
 
-def make_header(specs: Mapping[str, Spec], metadata: Mapping[str, str]) -> tuple[bytes, list[int]]:
+def make_header(specs: Mapping[str, Spec], metadata: Mapping[str, Any]) -> tuple[bytes, list[int]]:
     """The bytes of a header, padded to 8, and each tensor's offset in the file.
 
     Names keep the order of `specs`; data lies with the widest dtypes first, as the reference

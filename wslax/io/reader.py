@@ -124,7 +124,8 @@ class Tensors:
     def read_into(self, name: str, start: int, out: np.ndarray) -> np.ndarray:
         """Read elements `start` to `start + out.size` of the flat tensor into a buffer.
 
-        For one pass over large files: a reused buffer has no page faults.
+        For one pass over large files: a reused buffer keeps memory small, while every page of a
+        mapped file that was touched counts as resident. Any number of threads may read.
 
         Args:
           name: the tensor.
