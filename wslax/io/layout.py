@@ -1,17 +1,20 @@
 """The layouts of PyTorch (as Hugging Face stores it) and Flax: which name and axes become which.
 
-| PyTorch | Flax | axes |
-|---|---|---|
-| `a.b.weight` [out, in] | `a/b/kernel` [in, out] | swapped |
-| `a.conv.weight` [out, in, *window] | `a/conv/kernel` [*window, in, out] | moved |
-| `a.embed.weight` [vocabulary, width] | `a/embed/embedding` | as they are |
-| `a.norm.weight` [width] | `a/norm/scale` | as they are |
-| `running_mean`, `running_var` | `mean`, `var` | as they are |
+The default rules::
+
+    PyTorch                             Flax                           axes
+    a.b.weight [out, in]                a/b/kernel [in, out]           swapped
+    a.conv.weight [out, in, window]     a/conv/kernel [window, in, out] moved
+    a.embed.weight [vocabulary, width]  a/embed/embedding              as they are
+    a.norm.weight [width]               a/norm/scale                   as they are
+    running_mean, running_var           mean, var                      as they are
 
 Everything else keeps its last part and its axes. Names and shapes cannot tell an embedding from a
 linear layer, so a module is an embedding if its own name has `embed`, `embd`, `wte` or `wpe` in it,
 or is `shared` or `relative_attention_bias`. Flax kernels of three axes in modules called `query`,
-`key`, `value` or `out` (attention heads) are kept. A user's rules come before all of these.
+`key`, `value` or `out` (attention heads) are kept. A transposed convolution looks like any other,
+and a linear layer that reads a flattened image keeps PyTorch's order of it (channels first). A
+user's rules come before all of these.
 """
 
 import re
