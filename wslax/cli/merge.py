@@ -93,9 +93,9 @@ def _values(params: Any) -> str:
 def _show_report(report: Report, console: Any) -> None:
     from rich.table import Table
 
-    table = Table("parent", "norm", "distance to the result")
+    table = Table("parent", "distance to the result")
     for parent in report.parents:
-        table.add_row(parent.path, f"{parent.norm:,.4g}", f"{parent.distance:,.4g}")
+        table.add_row(parent.path, f"{parent.distance:,.4g}")
     console.print(table)
     console.print(
         f"[bold]{report.out}[/]  {report.tensors} tensors, {_megabytes(report.written)}, norm "

@@ -17,10 +17,9 @@ from wslax import __version__
 from wslax.errors import WeightSpaceError
 from wslax.io.atomic import check_free
 from wslax.io.files import carry_files
-from wslax.io.reader import Tensors
 from wslax.io.writer import FORMAT, write_tensors
 from wslax.merge.config import Recipe, parse_recipe, read_recipe
-from wslax.merge.plan import Plan, make_plan, model_folder
+from wslax.merge.plan import Plan, make_plan, model_folder, sources_of
 from wslax.merge.stream import Check, execute
 from wslax.random import STREAM_VERSION
 
@@ -32,12 +31,10 @@ class Parent(NamedTuple):
 
     Attributes:
       path: the file or index that was read.
-      norm: root of its squared weights, over the merged tensors.
       distance: norm of the result minus the source.
     """
 
     path: str
-    norm: float
     distance: float
 
 
@@ -67,10 +64,6 @@ class Report(NamedTuple):
     parents: Sequence[Parent]
 
 
-def _sources(plan: Plan) -> list[Tensors]:
-    return [*plan.models, *([plan.base] if plan.base is not None else [])]
-
-
 def _digest(file: pathlib.Path) -> str:
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
@@ -78,7 +71,7 @@ def _digest(file: pathlib.Path) -> str:
 
 def _provenance(plan: Plan, seed: int, digests: bool) -> dict[str, Any]:
     recipe = plan.recipe
-    files = sorted({info.file for source in _sources(plan) for info in source.infos.values()})
+    files = sorted({info.file for source in sources_of(plan) for info in source.infos.values()})
     return {
         "wslax": __version__,
         "numpy": importlib.metadata.version("numpy"),
@@ -106,10 +99,9 @@ def _peak() -> int:
 
 
 def _report(plan: Plan, out: pathlib.Path, check: Check, seconds: float) -> Report:
-    norms, distances = np.sqrt(check.squares), np.sqrt(check.distances)
     parents = [
-        Parent(str(source.path), float(norm), float(distance))
-        for source, norm, distance in zip(_sources(plan), norms, distances, strict=True)
+        Parent(str(source.path), float(distance))
+        for source, distance in zip(sources_of(plan), np.sqrt(check.distances), strict=True)
     ]
     return Report(
         str(out), plan.method.name, len(plan.jobs), plan.read, plan.written, seconds, _peak(),
@@ -163,11 +155,11 @@ def run_plan(
                 allow_nonfinite=tuple(allow_nonfinite), progress=progress,
             )  # fmt: skip
             if partial.is_dir():
-                carry_files(model_folder(_sources(plan)[-1 if plan.base else 0].path), partial)
+                carry_files(model_folder(sources_of(plan)[-1 if plan.base else 0].path), partial)
                 text = json.dumps(provenance, indent=2)
                 (partial / PROVENANCE).write_text(text, "utf-8")
     finally:
-        for source in _sources(plan):
+        for source in sources_of(plan):
             source.close()
     return _report(plan, out, check, time.perf_counter() - begin)
 

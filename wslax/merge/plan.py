@@ -16,7 +16,7 @@ from wslax.merge.method import Method
 from wslax.merge.registry import METHODS
 
 FLOATS = {np.dtype(d) for d in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)}
-CHUNK = 1 << 16  # elements at a time: members, base and temporaries stay in a core's cache
+KEPT = 24_000_000  # bytes of values a thread keeps around thresholds
 
 
 class Job(NamedTuple):
@@ -189,19 +189,55 @@ def make_plan(recipe: Recipe, threads: int = 2) -> Plan:
     )
 
 
+def sources_of(plan: Plan) -> list[Tensors]:
+    """The members in the method's order, then the base of the task vectors where there is one.
+
+    Example:
+        >>> sources_of.__name__
+        'sources_of'
+    """
+    return [*plan.models, *([plan.base] if plan.base is not None else [])]
+
+
+def sample_of(size: int) -> tuple[int, float]:
+    """How many blocks to sample for a threshold, and the band to keep around it.
+
+    Returns:
+      `(blocks, margin)`: the band holds a share of about `2 * margin` of the values.
+
+    Example:
+        >>> sample_of(1_000_000)
+        (64, 0.01)
+    """
+    return (64, 0.01) if size < 1 << 25 else (512, 0.005)
+
+
+def chunk_of(sources: int) -> int:
+    """Elements at a time: large beside the cost of a call, small beside the last cache.
+
+    Example:
+        >>> chunk_of(4), chunk_of(64)
+        (262144, 32768)
+    """
+    return (1 << 18) >> max(0, (sources - 1).bit_length() - 3)
+
+
 def peak_bytes(jobs: Sequence[Job], sources: int, threads: int) -> int:
     """An upper bound of the engine's buffers.
 
-    A thread holds a chunk of every source as stored and as computed, some temporaries, and for
-    thresholds the band of the largest tensor.
+    A thread holds a chunk of every source as stored and as computed, some temporaries, and the
+    values around the thresholds of the largest tensor.
 
     Example:
-        >>> peak_bytes([], 4, 2) < 25_000_000
-        True
+        >>> peak_bytes([], 4, 2)
+        41943040
     """
-    chunk = CHUNK * 8 * (2 * sources + 12)
-    largest = max((job.spec.nbytes for job in jobs if job.compute is not None), default=0)
-    return threads * (chunk + sources * largest // 50)
+    merged = [job for job in jobs if job.compute is not None]
+    width = max((job.compute.itemsize for job in merged if job.compute), default=4)
+    chunk = chunk_of(sources) * width * (2 * sources + 12)
+    bands = (int(2 * sample_of(job.spec.size)[1] * job.spec.size) * width for job in merged)
+    band = max(bands, default=0)
+    return threads * (chunk + min(sources * band, max(KEPT, band)))
 
 
 def model_folder(path: str | os.PathLike[str]) -> pathlib.Path:

@@ -42,26 +42,25 @@ class Band(NamedTuple):
       low: values at or below are skipped.
       high: values above are counted.
       k: the wanted rank.
-      most: how many values are kept before giving up.
-      above: `[1]` count of values above `high`; updated in place.
-      kept: the chunks' values in `(low, high]`.
+      counts: `[2]`: how many values lay above `high`, and in the band; updated in place.
+      kept: room for the values in `(low, high]`; pages of it that are never written cost nothing.
     """
 
     low: float
     high: float
     k: int
-    most: int
-    above: np.ndarray
-    kept: list[np.ndarray]
+    counts: np.ndarray
+    kept: np.ndarray
 
 
-def begin(sample: np.ndarray, n: int, k: int) -> Band:
+def begin(sample: np.ndarray, n: int, k: int, margin: float = MARGIN) -> Band:
     """A band around the wanted rank, from a sample.
 
     Args:
       sample: some of the values.
       n: how many values there are.
       k: the wanted rank.
+      margin: half width of the band, as a share of all values; a larger sample allows a smaller.
 
     Returns:
       An empty band.
@@ -73,11 +72,11 @@ def begin(sample: np.ndarray, n: int, k: int) -> Band:
     """
     ordered = np.sort(sample.reshape(-1))
     share = 1 - k / n
-    places = np.clip([share - MARGIN, share + MARGIN], 0, 1) * (ordered.size - 1)
+    places = np.clip([share - margin, share + margin], 0, 1) * (ordered.size - 1)
     low = ordered[int(places[0])] if places[0] > 0 else -1.0
     high = ordered[int(np.ceil(places[1]))] if places[1] < ordered.size - 1 else np.inf
-    most = int(8 * MARGIN * n) + (1 << 18)
-    return Band(float(low), float(high), k, most, np.zeros(1, np.int64), [])
+    room = min(n, int(8 * margin * n) + (1 << 18))
+    return Band(float(low), float(high), k, np.zeros(2, np.int64), np.empty(room, sample.dtype))
 
 
 def update(band: Band, values: np.ndarray) -> None:
@@ -88,13 +87,17 @@ def update(band: Band, values: np.ndarray) -> None:
         >>> update(band, np.arange(100.0))
     """
     over = values > values.dtype.type(band.high)
-    band.above[0] += np.count_nonzero(over)
-    if sum(part.size for part in band.kept) <= band.most:
-        band.kept.append(values[(values > values.dtype.type(band.low)) & ~over])
+    inside = (values > values.dtype.type(band.low)) ^ over
+    start = int(band.counts[1])
+    found = values[inside] if start <= band.kept.size else values[:0]
+    band.counts[0] += np.count_nonzero(over)
+    band.counts[1] += found.size
+    if band.counts[1] <= band.kept.size:
+        band.kept[start : start + found.size] = found
 
 
 def finish(band: Band) -> float | None:
-    """The k-th largest, or None where the band missed it.
+    """The k-th largest, or None where the band missed it or overflowed.
 
     Example:
         >>> band = begin(np.arange(100.0), 100, 50)
@@ -104,12 +107,13 @@ def finish(band: Band) -> float | None:
     """
     if band.k < 1:
         return float("inf")
-    kept = np.concatenate(band.kept) if band.kept else np.empty(0)
-    rank = band.k - int(band.above[0])
-    if rank < 1 or kept.size > band.most:
+    above, inside = band.counts.tolist()
+    rank = band.k - above
+    if rank < 1 or inside > band.kept.size:
         return None
-    if rank <= kept.size:
-        return kth_largest(kept, rank)
+    if rank <= inside:
+        band.kept[:inside].partition(inside - rank)
+        return float(band.kept[inside - rank])
     return 0.0 if band.low == 0.0 else None
 
 

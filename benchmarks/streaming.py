@@ -1,0 +1,186 @@
+"""Streaming merges of checkpoints on disk against copying the same files and against mergekit."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.runner import Row
+from wslax.io.header import Spec
+from wslax.io.writer import write_tensors
+
+TITLE = "Streaming merges"
+ABOUT = """
+Four float32 checkpoints of a Llama-like model of about 1 GB each (for `ties` one of them is the
+base, density 0.2), files in the page cache. Bytes per second are those read and written, from the
+first header to the synced output, over those of `shutil.copyfile` of the same four files to fresh
+files (not synced) in the same repeat. Wall time, CPU time and peak resident memory are those of
+the whole process, `wslax merge ...` and `mergekit-yaml ...` with its default options, start-up
+included; memory is above that of a bare Python interpreter. mergekit writes shards of up to 5 GB
+and maps its inputs, so only CPU and wall time are compared with it. Its rows are missing where it
+is not installed.
+"""
+HIDDEN, INNER, LAYERS, VOCABULARY = 1024, 2816, 14, 32000
+MEMBERS = 4
+
+
+class Run(NamedTuple):
+    """One process: seconds of wall and CPU time, peak resident bytes, what it printed."""
+
+    wall: float
+    cpu: float
+    peak: int
+    text: str
+
+
+def shapes() -> dict[str, tuple[int, ...]]:
+    found = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN)}
+    for i in range(LAYERS):
+        at = f"model.layers.{i}."
+        found[at + "input_layernorm.weight"] = found[at + "post_attention_layernorm.weight"] = (
+            HIDDEN,
+        )
+        found |= {at + f"self_attn.{p}_proj.weight": (HIDDEN, HIDDEN) for p in "qkvo"}
+        found |= {at + f"mlp.{p}_proj.weight": (INNER, HIDDEN) for p in ("gate", "up")}
+        found[at + "mlp.down_proj.weight"] = (HIDDEN, INNER)
+    return found | {"model.norm.weight": (HIDDEN,), "lm_head.weight": (VOCABULARY, HIDDEN)}
+
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": HIDDEN,
+    "intermediate_size": INNER,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "vocab_size": VOCABULARY,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float32",
+}
+
+
+def make_models(folder: pathlib.Path) -> list[pathlib.Path]:
+    """A base and its fine-tuned copies: normal weights, normal changes a tenth as large."""
+    specs = {name: Spec(np.dtype(np.float32), shape) for name, shape in shapes().items()}
+    paths = [folder / f"model{i}" for i in range(MEMBERS)]
+    for i, path in enumerate(paths):
+        base, own = np.random.default_rng(0), np.random.default_rng(i)
+        with write_tensors(path, specs) as (writer, partial):
+            for name, spec in specs.items():
+                x = base.standard_normal(spec.shape, np.float32) * np.float32(0.02)
+                if i:
+                    x += own.standard_normal(spec.shape, np.float32) * np.float32(0.002)
+                writer.write(name, 0, x)
+            (partial / "config.json").write_text(json.dumps(CONFIG))
+    return paths
+
+
+def recipes(models: Sequence[pathlib.Path]) -> dict[str, dict[str, object]]:
+    """The two merges, in YAML that both programs read (JSON is YAML)."""
+    weighted = [{"model": str(path), "parameters": {"weight": 0.25}} for path in models]
+    return {
+        "linear": {"merge_method": "linear", "models": weighted, "dtype": "float32"},
+        "ties": {
+            "merge_method": "ties",
+            "base_model": str(models[0]),
+            "models": weighted[1:],
+            "parameters": {"density": 0.2},
+            "dtype": "float32",
+        },
+    }
+
+
+def run(*command: str) -> Run:
+    """Run a process to its end and measure it."""
+    begin = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as out:
+        child = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        wall = time.perf_counter() - begin
+        out.seek(0)
+        text = out.read()
+    if child.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}: {text[-2000:]}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit, text)
+
+
+def copy_speed(models: Sequence[pathlib.Path], folder: pathlib.Path) -> float:
+    """Bytes read and written a second by a plain copy of the weights to fresh files."""
+    files = [path / "model.safetensors" for path in models]
+    begin = time.perf_counter()
+    for i, file in enumerate(files):
+        shutil.copyfile(file, folder / str(i))
+    seconds = time.perf_counter() - begin
+    for i in range(len(files)):
+        (folder / str(i)).unlink()
+    return 2 * sum(file.stat().st_size for file in files) / seconds
+
+
+def mergekit() -> str | None:
+    """The peer's command, beside this interpreter or on the path."""
+    beside = pathlib.Path(sys.executable).with_name("mergekit-yaml")
+    return str(beside) if beside.exists() else shutil.which("mergekit-yaml")
+
+
+def measure(repeats: int) -> list[Row]:
+    """Every figure, `repeats` times, the programs taking turns."""
+    peer = mergekit()
+    if peer is None:
+        print("mergekit-yaml is not installed: its rows are left out", file=sys.stderr)
+    bare = run(sys.executable, "-c", "pass").peak
+    found: dict[str, list[float]] = {}
+
+    def note(what: str, value: float) -> None:
+        found.setdefault(what, []).append(value)
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        models, out = make_models(folder), folder / "out"
+        for _ in range(repeats):
+            for method, recipe in recipes(models).items():
+                path = folder / f"{method}.yaml"
+                path.write_text(json.dumps(recipe))
+                ours = run(sys.executable, "-m", "wslax", "merge", str(path), str(out), "--json")
+                shutil.rmtree(out)
+                report = json.loads(ours.text)
+                speed = (report["read"] + report["written"]) / report["seconds"]
+                note(
+                    f"{method}: bytes per second over a copy's", speed / copy_speed(models, folder)
+                )
+                note(f"{method}: peak memory above the interpreter", (ours.peak - bare) / 1e6)
+                note(f"{method}: wall time", ours.wall)
+                note(f"{method}: CPU time", ours.cpu)
+                if peer is not None:
+                    theirs = run(peer, str(path), str(out), "--quiet")
+                    shutil.rmtree(out)
+                    note(f"{method}: mergekit's wall time over wslax's", theirs.wall / ours.wall)
+                    note(f"{method}: mergekit's CPU time over wslax's", theirs.cpu / ours.cpu)
+    return [Row(what, values, *_unit(what)) for what, values in found.items()]
+
+
+def _unit(what: str) -> tuple[str, str | None]:
+    """Unit and target of a row."""
+    match what.partition(": ")[::2]:
+        case "linear", "bytes per second over a copy's":
+            return "x", ">= 0.6"
+        case _, "peak memory above the interpreter":
+            return "MB", "<= 250"
+        case _, "mergekit's wall time over wslax's":
+            return "x", ">= 2"
+        case "ties", "mergekit's CPU time over wslax's":
+            return "x", ">= 5"
+        case _, "wall time" | "CPU time":
+            return "s", None
+        case _:
+            return "x", None
