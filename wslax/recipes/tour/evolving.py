@@ -1,0 +1,155 @@
+"""Stage 3: GENOME on a few validation images."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from wslax import evolve
+from wslax.recipes.result import Column, Figure, Section, Series, Table
+from wslax.recipes.tour import experts, measure, merging
+from wslax.recipes.tour.task import samples
+from wslax.recipes.tour.training import Context, Outcome, member
+
+_EVERY = 5  # generations between two checkpoints
+
+
+def _search(context: Context, first: Any, evaluate: Any) -> tuple[Any, list[list[float]]]:
+    """The last state, and a row (best, mean) a generation, the first population's first."""
+    config = context.config.evolve
+    strategy = evolve.genome(sigma=config.sigma)
+    key = jax.random.key(context.config.seed)
+    state = strategy.init(key, first, evaluate(first))
+    curve = [_level(state)]
+    held = context.store.read("genome", jax.eval_shape(lambda: state))
+    if held is not None:
+        state, curve = held[0], held[1]["curve"]
+
+    def save(generation: int, now: Any, info: evolve.Info) -> None:
+        curve.append([float(info.best), float(info.mean)])
+        if generation % _EVERY == 0:
+            context.store.write("genome", now, {"curve": curve})
+        context.tell(generation, config.generations, f"best {100 * float(info.best):.1f}%")
+
+    end = evolve.run(
+        strategy, None, evaluate, key=key, generations=config.generations, direction="maximize",
+        state=state, start=len(curve) - 1, on_generation=save,
+    )  # fmt: skip
+    return end.members, curve
+
+
+def _level(state: Any) -> list[float]:
+    fitness = state.members.fitness
+    return [float(fitness.max()), float(fitness.mean())]
+
+
+def _at_random(context: Context, draw: Any, evaluate: Any, count: int) -> tuple[Any, float]:
+    """The best of `count` random merges of pairs: what GENOME does without its search."""
+    size, best, top = context.config.evolve.population, None, -1.0
+    for turn in range(-(-count // size)):
+        key = jax.random.fold_in(jax.random.key(context.config.seed), 1_000_000 + turn)
+        drawn = draw(key)
+        fitness = np.asarray(evaluate(drawn))[: count - turn * size]
+        if fitness.max() > top:
+            best, top = member(drawn, int(fitness.argmax())), fitness.max()
+    return best, float(top)
+
+
+def run(context: Context, before: Outcome) -> Outcome:
+    """Evolve merges of pairs of experts; compare with as many merges at random.
+
+    Returns:
+      Parameters `evolved` and `random`; hits of both and of the vote of the best (`vote`).
+    """
+    task, config = context.task, context.config.evolve
+    images = jax.device_put(samples(task, task.validation, context.config.samples))
+    pool = before.params["experts"]
+
+    def evaluate(members: Any) -> Any:
+        return measure.fitness(members, *images)
+
+    key = jax.random.key(context.config.seed)
+    init = jax.jit(functools.partial(evolve.genome_init, n=config.population))
+
+    def draw(key: Any) -> Any:
+        return init(key, pool)
+
+    first = draw(key)
+    members, curve = _search(context, first, evaluate)
+    order = np.argsort(-np.asarray(members.fitness), kind="stable")
+    bred = jax.device_get(members.params)
+    evolved = member(bred, int(order[0]))
+    # What GENOME's population is plus its children, a generation.
+    state = evolve.genome(sigma=config.sigma).init(key, first, members.fitness)
+    count = config.population + config.generations * len(state.parents)
+    drawn, drawn_fitness = _at_random(context, draw, evaluate, count)
+    voters = [member(bred, int(i)) for i in order[: config.voters]]
+    outputs = np.stack([np.asarray(measure.probabilities(m, task.test.x)) for m in voters])
+    found = {
+        "evolved": measure.judge(task, evolved),
+        "random": measure.judge(task, drawn),
+        "vote": measure.hits(task, merging.vote(outputs)),
+    }
+    facts = {
+        "curve": curve, "evaluations": count, "validation": curve[-1][0],
+        "random": drawn_fitness,
+    }  # fmt: skip
+    return Outcome({"evolved": evolved, "random": drawn}, found, facts)
+
+
+def section(context: Context, first: Outcome, merged: Outcome, outcome: Outcome) -> Section:
+    """The stage on the page."""
+    task, config = context.task, context.config.evolve
+    single, top = experts.best(context, first), merging.best(merged)
+    curve = np.array(outcome.facts["curve"])
+    turns = tuple(map(float, range(len(curve))))
+    level = max(first.facts["validation"])
+    lines = Figure(
+        "genome", "lines", f"Fitness: accuracy on {context.config.samples} validation images",
+        f"Best fitness rises from {100 * curve[0, 0]:.1f}% to {100 * curve[-1, 0]:.1f}% over "
+        f"{config.generations} generations, the mean from {100 * curve[0, 1]:.1f}% to "
+        f"{100 * curve[-1, 1]:.1f}%; the best single expert has {100 * level:.1f}%.",
+        (Series("best member", tuple(map(float, curve[:, 0])), turns),
+         Series("mean of the population", tuple(map(float, curve[:, 1])), turns)),
+        x="generation", y="validation accuracy",
+        references={"best single expert": level, top: merged.facts[top]["validation"]},
+    )  # fmt: skip
+    rows = {
+        f"GENOME, best of {config.population}": (
+            outcome.facts["validation"], outcome.hits["evolved"]),
+        f"best of {outcome.facts['evaluations']} merges of pairs at random": (
+            outcome.facts["random"], outcome.hits["random"]),
+        f"best merge ({top})": (merged.facts[top]["validation"], merged.hits[top]),
+        f"best single expert ({single})": (level, first.hits[single]),
+        f"majority vote of the best {config.voters}": (None, outcome.hits["vote"]),
+        "majority vote of the experts": (None, merged.hits["vote"]),
+    }  # fmt: skip
+    table = Table(
+        "genome", "GENOME beside its alternatives",
+        (Column("model"), Column("validation", "percent"), Column("test", "percent"),
+         Column("GENOME's advantage", "points")),
+        tuple(
+            (label, chosen, measure.accuracy(task, found),
+             None if i == 0 else measure.difference(task, outcome.hits["evolved"], found))
+            for i, (label, (chosen, found)) in enumerate(rows.items())
+        ), (0,),
+    )  # fmt: skip
+    gaps = {
+        f"the best single expert ({single})": first.hits[single],
+        f"the best merge ({top})": merged.hits[top],
+        "as many merges at random": outcome.hits["random"],
+    }
+    said = [
+        measure.phrase(measure.difference(task, outcome.hits["evolved"], found), other)
+        for other, found in gaps.items()
+    ]
+    return Section(
+        "evolve", "Breed them",
+        f"GENOME starts from {config.population} merges of random pairs of experts and breeds them "
+        f"for {config.generations} generations by fitness-weighted merging and sparse mutation. "
+        f"Fitness, the accuracy on {context.config.samples} validation images, is maximised.",
+        f"The best member reaches {100 * measure.accuracy(task, outcome.hits['evolved']).value:.1f}"
+        f"% on test images: {said[0]}, {said[1]}, and {said[2]}.",
+        (lines,), (table,),
+    )  # fmt: skip
