@@ -16,7 +16,7 @@ from wslax.recipes.result import Estimate, Table, plain, text
         (Estimate(0.5, None), "percent", "50.0%"),
         (-0.02, "points", "−2.0"),
         (Estimate(0.02, 0.011), "points", "+2.0 ± 1.1"),
-        (4e-6, "number", "4e-06"),
+        (4e-6, "number", "4 × 10⁻⁶"),
         (12345, "count", "12,345"),
         (None, "percent", "–"),
         ("ties", "percent", "ties"),

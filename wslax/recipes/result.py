@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
 Kind = Literal["text", "percent", "points", "number", "count"]
 
 
@@ -196,7 +198,8 @@ def text(value: Any, kind: Kind = "text", digits: int | None = None) -> str:
         case "count":
             return f"{value:,}"
         case _:
-            return f"{value:.{3 if digits is None else digits}g}"
+            short, _, power = f"{value:.{3 if digits is None else digits}g}".partition("e")
+            return f"{short} × 10{str(int(power)).translate(_RAISED)}" if power else short
 
 
 def plain(value: Any) -> Any:

@@ -8,6 +8,8 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from wslax.recipes.result import Figure, text
 
@@ -109,6 +111,7 @@ def _axes(canvas: Any, figure: Figure) -> Any:
 
 
 def _percent(axis: Any) -> None:
+    axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
     axis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
 
 
@@ -185,7 +188,7 @@ def _heat(canvas: Any, figure: Figure, wide: bool) -> None:
     for row, column in np.ndindex(values.shape):
         value = values[row, column]
         axes.add_patch(
-            matplotlib.patches.Rectangle(
+            Rectangle(
                 (column - 0.48, row - 0.46), 0.96, 0.92, facecolor=COLOURS[0],
                 alpha=0.06 + 0.44 * float(value), linewidth=0,
             )

@@ -27,6 +27,7 @@ from wslax.recipes.tour.training import (
 
 KERNELS = "hidden_*/kernel"
 ARMS = ("full fine-tuning", "LIFT", "random mask")
+_TRAINED = ("full fine-tuning", "random mask", "LIFT")
 
 
 @functools.cache
@@ -85,14 +86,15 @@ def _members(context: Context, trainer: Any, params: Any, rates: Any, masks: Any
     return start(trainer, repeat(params, count), hyper)
 
 
-def _points(context: Context, members: Any) -> list[list[float]]:
-    """Target and source test accuracy of each member."""
-    task = context.task
-    rows = []
-    for params in population.unstack(members):
+def _points(context: Context, members: Any) -> list[tuple[float, ...]]:
+    """Target and source test accuracy, and target validation accuracy, of each member."""
+    task, part = context.task, context.task.validation
+    chosen = measure.fitness(members, part.x[-1], part.y)
+    rows: list[tuple[float, ...]] = []
+    for params, score in zip(population.unstack(members), chosen, strict=True):
         classes = np.asarray(measure.probabilities(params, task.test.x)).argmax(-1)
         source = measure.accuracy(task, measure.hits(task, classes)).value
-        rows.append([float((classes[-1] == task.test.y).mean()), source])
+        rows.append((float((classes[-1] == task.test.y).mean()), source, float(score)))
     return rows
 
 
@@ -102,33 +104,38 @@ def run(context: Context, params: Any) -> Outcome:
     Full fine-tuning and the random mask are one program: full is a mask of ones.
 
     Returns:
-      Parameters `adapted`: LIFT's net of the first seed at the rate of highest validation accuracy
-      in the new condition. Facts: points `[rates, seeds, (target, source)]` by arm.
+      Parameters `adapted`: LIFT's net of the first seed at its chosen rate. Facts: `points`
+      `[rates, seeds, (target, source)]` and `chosen`, the number of the rate of highest validation
+      accuracy in the new condition, by arm.
     """
     config, seeds = context.config.adapt, context.config.seeds
     full = jax.tree.map(lambda leaf: np.ones(leaf.shape, bool), params)
     drawn = [random_mask(context.config.seed + i, params, config.density) for i in range(seeds)]
     masks = [full] * seeds * len(config.rates) + drawn * len(config.sparse_rates)
-    ends = {}
+    sizes = [config.images] * seeds
+    # A seed has the same images in the same order at every rate and in every arm.
+    order = batches(context.config.seed, "adapt", config.steps, sizes, config.batch)
+    rows: list[tuple[float, ...]] = []
     for name, trainer, rates, chosen in (
         ("adapt, full and random", dense, (*config.rates, *config.sparse_rates), masks),
         ("adapt, LIFT", _lift(config), config.sparse_rates, None),
     ):
         members = _members(context, trainer, params, rates, chosen)
-        sizes = [config.images] * len(rates) * seeds
-        indices = batches(context.config.seed, "adapt", config.steps, sizes, config.batch)
-        ends[name], _ = train(context, name, trainer, members, indices)
-    both, lifted = ends.values()
-    cut = len(config.rates) * seeds
-    rows = _points(context, both)
-    arms = dict(zip(ARMS, (rows[:cut], _points(context, lifted), rows[cut:]), strict=True))
-    part = context.task.validation
-    scores = measure.fitness(lifted, part.x[-1], part.y)[::seeds]
-    adapted = member(lifted, int(np.argmax(scores)) * seeds)
-    before = _points(context, repeat(params, 1))[0]
-    points = {arm: np.reshape(found, (-1, seeds, 2)).tolist() for arm, found in arms.items()}
+        indices = np.tile(order, (1, len(rates), 1))
+        lifted, _ = train(context, name, trainer, members, indices)
+        rows += _points(context, lifted)
+    cuts = np.cumsum([len(config.rates) * seeds, len(config.sparse_rates) * seeds])
+    parts = np.split(np.array(rows), cuts)
+    arms = {arm: part.reshape(-1, seeds, 3) for arm, part in zip(_TRAINED, parts, strict=True)}
+    chosen = {arm: int(found[..., 2].mean(1).argmax()) for arm, found in arms.items()}
+    adapted = member(lifted, chosen["LIFT"] * seeds)
     changed = sum(jax.tree.leaves(jax.tree.map(lambda a, b: int((a != b).sum()), adapted, params)))
-    facts = {"before": before, "points": points, "changed": changed / tree.size(params)}
+    facts = {
+        "before": _points(context, repeat(params, 1))[0][:2],
+        "points": {arm: arms[arm][..., :2].tolist() for arm in ARMS},
+        "chosen": chosen,
+        "changed": changed / tree.size(params),
+    }
     return Outcome({"adapted": adapted}, {}, facts)
 
 

@@ -135,9 +135,9 @@ class TourConfig:
 
     __pydantic_config__ = _STRICT
     seed: Annotated[int, Ge(0)] = 0
-    seeds: Annotated[int, Ge(2)] = 3
+    seeds: Annotated[int, Ge(2)] = 5
     samples: Annotated[int, Ge(10)] = 200
-    segment: _Count = 100
+    segment: _Count = 50
     experts: Experts = Experts()
     merge: Merge = Merge()
     evolve: Evolve = Evolve()
@@ -149,7 +149,7 @@ STAGES = ("experts", "merge", "evolve", "grow", "adapt")
 
 # A smaller tour, and one that only shows that everything runs.
 QUICK: dict[str, Any] = {
-    "segment": 50,
+    "seeds": 3,
     "experts": {"hidden": [192], "base_steps": 150, "steps": 150},
     "merge": {"lam": [0.2, 0.4, 0.6, 1.0], "density": [0.2, 0.9], "t": [0.5]},
     "evolve": {"population": 16, "generations": 10},

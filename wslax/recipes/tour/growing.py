@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from wslax import grow, population, symmetry
-from wslax.recipes.result import Column, Estimate, Figure, Section, Series, Table
+from wslax.recipes.result import Column, Estimate, Figure, Section, Series, Table, text
 from wslax.recipes.tour import measure, merging
 from wslax.recipes.tour.task import samples
 from wslax.recipes.tour.training import (
@@ -133,8 +133,8 @@ def section(context: Context, outcome: Outcome) -> Section:
         f"Net2WiderNet takes the winner ({facts['winner']}) to {widths} hidden units. Copied units "
         f"would learn the same, so they get a little noise before both nets train on with images "
         f"of all conditions.",
-        f"Widening changes no logit by more than {facts['exact']:.1g}. After {config.grow.steps} "
-        f"steps on the same batches the wider net is "
+        f"Widening changes no logit by more than {text(facts['exact'], 'number', 1)}. After "
+        f"{config.grow.steps} steps on the same batches the wider net is "
         f"{measure.phrase(gain, 'the net as it was')}.",
         (lines,), (table,),
     )  # fmt: skip

@@ -110,8 +110,8 @@ def vote(outputs: np.ndarray) -> np.ndarray:
       Classes `[...]`.
 
     Example:
-        >>> int(vote(np.array([[0.6, 0.4], [0.9, 0.1], [0.0, 1.0]])))
-        0
+        >>> vote(np.array([[[0.6, 0.4]], [[0.9, 0.1]], [[0.0, 1.0]]])).tolist()
+        [0]
     """
     votes = np.eye(outputs.shape[-1])[outputs.argmax(-1)].sum(0)
     return np.argmax(votes + outputs.mean(0) / 2, -1)

@@ -121,7 +121,10 @@ def _metrics(
         name: measure.accuracy(context.task, value) for name, value in found.items()
     }
     narrow, wide = (np.array(grown.facts[arm][-1]) for arm in ("narrow", "wide"))
-    last = {arm: np.array(found)[..., 0].max(0) for arm, found in adapted.facts["points"].items()}
+    last = {
+        arm: np.array(found)[adapted.facts["chosen"][arm], :, 0]
+        for arm, found in adapted.facts["points"].items()
+    }
     return {
         **metrics,
         "best_merge_method": top,
@@ -158,7 +161,7 @@ def _cards(metrics: dict[str, Any]) -> tuple[Card, ...]:
         ),
         Card(
             "adapted by LIFT", metrics["target_lift"], "percent",
-            f"new condition, {percent('lift_changed_share')} of weights changed; all: "
+            f"new condition, {percent('lift_changed_share')} of weights; fully fine-tuned: "
             f"{percent('target_full')}",
         ),
     )  # fmt: skip
