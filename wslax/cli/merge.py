@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from wslax.cli import UsageError
 from wslax.errors import WeightSpaceError
-from wslax.merge.checkpoints import Report, run_plan
+from wslax.merge.disk import Report, check_out, run_plan
 from wslax.merge.config import Recipe, parse_recipe, read_recipe
 from wslax.merge.plan import Plan, make_plan
 
@@ -181,7 +181,7 @@ def merge(
       seed: of random methods.
       threads: tensors worked on at a time.
       shard_bytes: greatest file of the output, in bytes.
-      allow_nonfinite: tensors (globs) that may hold NaN or infinity.
+      allow_nonfinite: tensors (globs) that may hold NaN or infinity; copied, not merged.
       digests: keep the SHA-256 of every input file.
       dry_run: print the plan, check everything, write nothing.
       json_: print JSON.
@@ -195,6 +195,7 @@ def merge(
     recipe, target = _recipe(list(paths), out, method, base, given)
     if threads < 1:
         raise UsageError(f"--threads: expected at least 1, got {threads}")
+    check_out(target)
     plan = make_plan(recipe, threads)
     console = Console(stderr=json_, quiet=json_)
     _show_plan(plan, console, tensors=dry_run)

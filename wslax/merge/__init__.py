@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from wslax._lazy import attach
 
 if TYPE_CHECKING:
-    from wslax.merge.checkpoints import checkpoints as checkpoints
+    from wslax.merge.disk import checkpoints as checkpoints
     from wslax.merge.functions import dare_linear as dare_linear
     from wslax.merge.functions import dare_ties as dare_ties
     from wslax.merge.functions import linear as linear
@@ -34,7 +34,7 @@ __getattr__, __all__ = attach(
     | {name: "wslax.merge.method" for name in _CONTRACT}
     | {
         "METHODS": "wslax.merge.registry",
-        "checkpoints": "wslax.merge.checkpoints",
+        "checkpoints": "wslax.merge.disk",
         "run": "wslax.merge.memory",
     },
 )

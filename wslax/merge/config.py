@@ -5,6 +5,7 @@ layer position in; one number per parameter (and member) out. Precedence is merg
 model's own parameters, then the recipe's, then the method's default.
 """
 
+import math
 import os
 import pathlib
 import re
@@ -89,16 +90,16 @@ def read_yaml(text: str) -> Any:
         raise WeightSpaceError(f"not valid YAML: {detail}") from error
 
 
-def _typed(content: Any) -> Recipe:
-    """The recipe, or every missing, extra or mistyped key by its path."""
+def _typed(content: Any) -> tuple[Recipe | None, list[str]]:
+    """The recipe, or a sentence for every missing, extra or mistyped key by its path."""
     import pydantic
 
     config = pydantic.ConfigDict(extra="forbid")
     ModelEntry.__pydantic_config__ = Recipe.__pydantic_config__ = config  # type: ignore[attr]
     try:
-        return pydantic.TypeAdapter(Recipe).validate_python(content)
+        return pydantic.TypeAdapter(Recipe).validate_python(content), []
     except pydantic.ValidationError as error:
-        raise WeightSpaceError("; ".join(map(_sentence, error.errors()))) from error
+        return None, [_sentence(problem) for problem in error.errors()]
 
 
 def _sentence(problem: Any) -> str:
@@ -152,9 +153,14 @@ def parse_recipe(content: Any) -> Recipe:
         ]
         content = {**content, "models": models}
     content = {**content, "parameters": content.get("parameters") or {}}
-    recipe = _typed(content)
-    problems = _problems_of_meaning(recipe)
-    if problems:
+    recipe, problems = _typed(content)
+    method, unknown = _method(content.get("merge_method"))
+    problems += unknown
+    if method is not None:
+        problems += _problems_of_parameters(method, content)
+        if recipe is not None:
+            problems += _problems_of_models(method, recipe)
+    if recipe is None or problems:
         raise WeightSpaceError("; ".join(problems))
     return recipe
 
@@ -197,11 +203,16 @@ def members(recipe: Recipe) -> list[ModelEntry]:
     return recipe.models if own[0] in recipe.models else others + own
 
 
-def _problems_of_meaning(recipe: Recipe) -> list[str]:
-    if recipe.merge_method not in METHODS:
-        hint = did_you_mean(recipe.merge_method, METHODS)
-        return [f"merge_method: no method is called {recipe.merge_method!r}.{hint}"]
-    method = METHODS[recipe.merge_method]
+def _method(name: Any) -> tuple[Method | None, list[str]]:
+    if not isinstance(name, str):
+        return None, []  # the types are reported elsewhere
+    if name not in METHODS:
+        hint = did_you_mean(name, METHODS)
+        return None, [f"merge_method: no method is called {name!r}.{hint}"]
+    return METHODS[name], []
+
+
+def _problems_of_models(method: Method, recipe: Recipe) -> list[str]:
     problems = []
     paths = [entry.model for entry in recipe.models]
     if len(set(paths)) != len(paths):
@@ -216,10 +227,17 @@ def _problems_of_meaning(recipe: Recipe) -> list[str]:
         value = getattr(recipe, key)
         if value is not None and value not in DTYPES:
             problems.append(f"{key}: unknown dtype {value!r}.{did_you_mean(value, DTYPES)}")
-    places = [("parameters", recipe.parameters)]
-    places += [(f"models.{i}.parameters", m.parameters) for i, m in enumerate(recipe.models)]
-    for place, given in places:
-        problems += _problems_of_values(place, given, method)
+    return problems
+
+
+def _problems_of_parameters(method: Method, content: Mapping[str, Any]) -> list[str]:
+    places = [("parameters", content["parameters"])]
+    models = content.get("models")
+    for i, entry in enumerate(models if isinstance(models, list) else []):
+        if isinstance(entry, dict):
+            places.append((f"models.{i}.parameters", entry["parameters"]))
+    places = [(place, given) for place, given in places if isinstance(given, dict)]
+    problems = [p for place, given in places for p in _problems_of_values(place, given, method)]
     for param in method.params:
         if param.default is None and not any(param.word in given for _, given in places):
             problems.append(f"parameters: {method.name} needs {param.word} ({param.about})")
@@ -250,27 +268,36 @@ def _problems_of_values(place: str, given: Mapping[str, Any], method: Method) ->
 
 def _problems_of_value(param: Param, value: Any) -> list[str]:
     match value:
-        case {"value": inner, **rest} if set(rest) <= {"filter"}:
-            if not isinstance(rest.get("filter", "*"), str):
+        case {"value": inner, **rest} if set(rest) <= {"filter"} and not isinstance(inner, dict):
+            if not isinstance(rest.get("filter") or "*", str):
                 return ["a filter is a part of a tensor name"]
             return _problems_of_value(param, inner)
-        case [dict(), *_]:
+        case [dict(), *_] if all(isinstance(entry, dict) for entry in value):
             return [p for entry in value for p in _problems_of_value(param, entry)]
-        case [_, *_]:
+        case [_, *_] if not any(isinstance(entry, (dict, list)) for entry in value):
             return [p for entry in value for p in _problems_of_value(param, entry)]
         case bool():
             return [] if param.kind is bool else [f"expected a number, got {value}"]
-        case int() | float() if param.kind is float:
-            low, high = param.low, param.high
-            below = low is not None and not value >= low
-            above = high is not None and not value <= high
-            if below or above or value != value or value in (float("inf"), -float("inf")):
+        case int() | float() | str() if param.kind is float and _is_number(value):
+            low, high, number = param.low, param.high, float(value)
+            below = low is not None and not number >= low
+            above = high is not None and not number <= high
+            if below or above or not math.isfinite(number):
                 wanted = "a finite number" if low is None else f"{low} to {high}"
                 return [f"expected {wanted}, got {value}"]
             return []
         case _:
             wanted = "true or false" if param.kind is bool else "a number"
-            return [f"expected {wanted}, a list, or value and filter; got {value!r}"]
+            return [f"expected {wanted}, a list of them, or value and filter; got {value!r}"]
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a number, or a string that is one: YAML reads `1e-5` as a string."""
+    try:
+        float(value)
+    except (ValueError, OverflowError):
+        return False
+    return True
 
 
 def layer_of(name: str) -> tuple[str, int | None]:
@@ -329,7 +356,7 @@ def _lookup(value: Any, name: str, position: float) -> Any:
     """The value for one tensor, or None where no filter matches."""
     match value:
         case {"value": inner, **rest}:
-            wanted = rest.get("filter", "*")
+            wanted = rest.get("filter") or "*"
             return _lookup(inner, name, position) if wanted == "*" or wanted in name else None
         case [dict(), *_]:
             found = (_lookup(entry, name, position) for entry in value)

@@ -17,7 +17,7 @@ def _mask(condition: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _is_zero(x: Any) -> bool:
-    return np.ndim(x) == 0 and x == 0
+    return bool(np.ndim(x) == 0 and x == 0)
 
 
 def _select(condition: np.ndarray, a: np.ndarray, b: Any) -> np.ndarray:

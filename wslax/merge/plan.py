@@ -1,6 +1,5 @@
 """What a merge of checkpoints will do, known from headers alone."""
 
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ import numpy as np
 
 from wslax.errors import WeightSpaceError, did_you_mean
 from wslax.io.header import Spec
-from wslax.io.reader import Tensors, open_tensors
+from wslax.io.reader import INDEX, SINGLE, Tensors, open_tensors
 from wslax.merge.config import Recipe, members, positions, resolve
 from wslax.merge.method import Method
 from wslax.merge.registry import METHODS
@@ -44,6 +43,7 @@ class Plan(NamedTuple):
       models: the members, opened lazily, in the method's order.
       base: the base of the task vectors, or None.
       jobs: the output's tensors, in stored order.
+      folder: where the base, or without one the first model, was read.
       read: bytes that the inputs hold.
       written: bytes of the output's tensors.
       peak: bytes of buffers that the engine will hold at most.
@@ -54,6 +54,7 @@ class Plan(NamedTuple):
     models: Sequence[Tensors]
     base: Tensors | None
     jobs: Sequence[Job]
+    folder: pathlib.Path
     read: int
     written: int
     peak: int
@@ -89,25 +90,37 @@ def _open(path: str) -> Tensors:
     raise WeightSpaceError(f"{path}: no such file or folder")
 
 
+def _lists(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]!r}{more}"
+
+
 def _check_names(first: Tensors, other: Tensors) -> None:
     missing = [name for name in first if name not in other]
     extra = [name for name in other if name not in first]
-    if missing:
+    if missing or extra:
+        lacking, having = (other, first) if missing else (first, other)
+        names = missing or extra
+        if missing and extra:
+            hint = did_you_mean(missing[0], extra)
+        else:
+            hint = (
+                " A tied head is not stored: store it in all models or in none."
+                if any("head" in name for name in names)
+                else ""
+            )
         raise WeightSpaceError(
-            f"{other.path}: lacks {missing[0]!r} (and {len(missing) - 1} more) that {first.path} "
-            f"has.{did_you_mean(missing[0], extra or list(other))}"
-        )
-    if extra:
-        raise WeightSpaceError(
-            f"{other.path}: has {extra[0]!r} (and {len(extra) - 1} more) that {first.path} lacks; "
-            "tensors are never dropped silently"
+            f"{lacking.path}: lacks {_lists(names)} that {having.path} has; nothing is dropped "
+            f"silently.{hint}"
         )
     for name in first:
-        a, b = first.infos[name], other.infos[name]
-        if a.shape != b.shape:
+        a, b = first.infos[name].shape, other.infos[name].shape
+        if a != b:
+            rows = len(a) == len(b) > 1 and a[0] != b[0] and a[1:] == b[1:]
+            hint = ". If these are vocabularies: none is cut, resize one model first" * rows
             raise WeightSpaceError(
-                f"{name}: {list(b.shape)} in {other.path}, {list(a.shape)} in {first.path}; "
-                "shapes must agree"
+                f"{name}: {list(b)} in {other.path}, {list(a)} in {first.path}; shapes must agree"
+                f"{hint}"
             )
 
 
@@ -183,6 +196,7 @@ def make_plan(recipe: Recipe, threads: int = 2) -> Plan:
         models,
         base,
         jobs,
+        opened[recipe.base_model or recipe.models[0].model].path.parent,
         sum(info.nbytes for source in opened.values() for info in source.infos.values()),
         sum(job.spec.nbytes for job in jobs),
         peak_bytes(jobs, len(sources), threads),
@@ -240,12 +254,16 @@ def peak_bytes(jobs: Sequence[Job], sources: int, threads: int) -> int:
     return threads * (chunk + min(sources * band, max(KEPT, band)))
 
 
-def model_folder(path: str | os.PathLike[str]) -> pathlib.Path:
-    """The folder whose config and tokenizer files belong to a model.
+def carried_from(plan: Plan) -> pathlib.Path | None:
+    """The folder whose config and tokenizer files go into the output: the base's or first model's.
+
+    A file that does not have Hugging Face's name says nothing about its neighbours.
 
     Example:
-        >>> model_folder("models/a/model.safetensors").name
-        'a'
+        >>> carried_from.__name__
+        'carried_from'
     """
-    path = pathlib.Path(path)
-    return path if path.is_dir() else path.parent
+    given = pathlib.Path(plan.recipe.base_model or plan.recipe.models[0].model)
+    if given.is_file() and given.name not in (SINGLE, INDEX):
+        return None
+    return plan.folder

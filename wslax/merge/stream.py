@@ -365,7 +365,7 @@ def execute(
         tensors that differ, a file that ends early.
 
     Example:
-        See `wslax.merge.checkpoints`, which calls it.
+        See `wslax.merge.disk.checkpoints`, which calls it.
 
         >>> execute.__name__
         'execute'
@@ -391,19 +391,23 @@ def execute(
             raise
 
     largest_first = sorted(plan.jobs, key=lambda job: -job.spec.nbytes)
-    with _flushing(writer), ThreadPoolExecutor(threads) as pool:
-        futures = {pool.submit(work, job): job for job in largest_first}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                if progress is not None:
-                    progress(futures[future].spec.nbytes)
-        except BaseException as error:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            if not isinstance(error, _Stopped):
-                raise
-            failed = [f.exception() for f in futures if not f.cancelled()]
-            raise next(e for e in failed if e and not isinstance(e, _Stopped)) from None
+    try:
+        with _flushing(writer), ThreadPoolExecutor(threads) as pool:
+            futures = {pool.submit(work, job): job for job in largest_first}
+            try:
+                for future in as_completed(futures):
+                    future.result()
+                    if progress is not None:
+                        progress(futures[future].spec.nbytes)
+            except BaseException as error:
+                stop.set()
+                pool.shutdown(cancel_futures=True)
+                if not isinstance(error, _Stopped):
+                    raise
+                failed = [f.exception() for f in futures if not f.cancelled()]
+                raise next(e for e in failed if e and not isinstance(e, _Stopped)) from None
+    finally:
+        for source in sources_of(plan):
+            source.close()
     found = {job.name: future.result() for future, job in futures.items()}
     return sum((found[job.name] for job in plan.jobs), nothing)

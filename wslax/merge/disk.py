@@ -12,18 +12,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import yaml
 
 from wslax import __version__
-from wslax.errors import WeightSpaceError
+from wslax.errors import WeightSpaceError, did_you_mean
+from wslax.globs import matches
 from wslax.io.atomic import check_free
 from wslax.io.files import carry_files
 from wslax.io.writer import FORMAT, write_tensors
 from wslax.merge.config import Recipe, parse_recipe, read_recipe
-from wslax.merge.plan import Plan, make_plan, model_folder, sources_of
+from wslax.merge.plan import Plan, carried_from, make_plan, sources_of
 from wslax.merge.stream import Check, execute
 from wslax.random import STREAM_VERSION
 
-PROVENANCE = "wslax_merge.json"
+NOTES = "wslax_merge"  # .json: where it came from; .yaml: the recipe, ready to run again
 
 
 class Parent(NamedTuple):
@@ -69,28 +71,55 @@ def _digest(file: pathlib.Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def _recipe(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as it is written in YAML."""
+    models = [{k: v for k, v in vars(entry).items() if v} for entry in recipe.models]
+    return {k: v for k, v in {**vars(recipe), "models": models}.items() if v}
+
+
 def _provenance(plan: Plan, seed: int, digests: bool) -> dict[str, Any]:
-    recipe = plan.recipe
     files = sorted({info.file for source in sources_of(plan) for info in source.infos.values()})
     return {
         "wslax": __version__,
         "numpy": importlib.metadata.version("numpy"),
         "random_stream": STREAM_VERSION,
         "seed": seed,
-        "recipe": {
-            "merge_method": recipe.merge_method,
-            "base_model": recipe.base_model,
-            "models": [entry.__dict__ for entry in recipe.models],
-            "parameters": recipe.parameters,
-            "dtype": recipe.dtype,
-            "out_dtype": recipe.out_dtype,
-        },
+        "recipe": _recipe(plan.recipe),
         "inputs": [
             {"file": str(file), "bytes": file.stat().st_size}
             | ({"sha256": _digest(file)} if digests else {})
             for file in files
         ],
     }
+
+
+def _write_notes(plan: Plan, folder: pathlib.Path, provenance: Mapping[str, Any]) -> None:
+    source = carried_from(plan)
+    if source is not None:
+        carry_files(source, folder)
+    (folder / f"{NOTES}.json").write_text(json.dumps(provenance, indent=2), "utf-8")
+    text = yaml.safe_dump(provenance["recipe"], sort_keys=False, default_flow_style=None)
+    (folder / f"{NOTES}.yaml").write_text(text, "utf-8")
+
+
+def check_out(out: str | os.PathLike[str]) -> None:
+    """Refuse an output that exists: a file, or a folder that is not empty.
+
+    Example:
+        >>> check_out("no-such-folder")
+    """
+    path = pathlib.Path(out)
+    if path.suffix == ".safetensors" and path.exists():
+        raise WeightSpaceError(f"{path}: exists already; name another output or remove it")
+    check_free(path)
+
+
+def _check_globs(plan: Plan, globs: Sequence[str]) -> None:
+    names = [job.name for job in plan.jobs]
+    for glob in globs:
+        if not any(matches(name, glob) for name in names):
+            hint = did_you_mean(glob, names)
+            raise WeightSpaceError(f"--allow-nonfinite {glob!r} matches no tensor.{hint}")
 
 
 def _peak() -> int:
@@ -141,26 +170,18 @@ def run_plan(
         'run_plan'
     """
     begin, out = time.perf_counter(), pathlib.Path(out)
-    if out.suffix != ".safetensors":
-        check_free(out)
-    elif out.exists():
-        raise WeightSpaceError(f"{out}: exists already; name another output or remove it")
+    check_out(out)
+    _check_globs(plan, allow_nonfinite)
     specs = {job.name: job.spec for job in plan.jobs}
     provenance = _provenance(plan, seed, digests)
     notes = {**FORMAT, "wslax": json.dumps(provenance)}
-    try:
-        with write_tensors(out, specs, notes, shard_bytes) as (writer, partial):
-            check = execute(
-                plan, writer, seed=seed, threads=threads,
-                allow_nonfinite=tuple(allow_nonfinite), progress=progress,
-            )  # fmt: skip
-            if partial.is_dir():
-                carry_files(model_folder(sources_of(plan)[-1 if plan.base else 0].path), partial)
-                text = json.dumps(provenance, indent=2)
-                (partial / PROVENANCE).write_text(text, "utf-8")
-    finally:
-        for source in sources_of(plan):
-            source.close()
+    with write_tensors(out, specs, notes, shard_bytes) as (writer, partial):
+        check = execute(
+            plan, writer, seed=seed, threads=threads,
+            allow_nonfinite=tuple(allow_nonfinite), progress=progress,
+        )  # fmt: skip
+        if partial.is_dir():
+            _write_notes(plan, partial, provenance)
     return _report(plan, out, check, time.perf_counter() - begin)
 
 
@@ -179,7 +200,8 @@ def checkpoints(
 
     Arithmetic is in float32 (float64 for float64 tensors) whatever the stored dtype. The output
     folder gets `model.safetensors` (or shards), the config and tokenizer files of the base (or of
-    the first model), and `wslax_merge.json`: the recipe, the inputs, the versions.
+    the first model), `wslax_merge.json` (recipe, inputs, versions) and `wslax_merge.yaml` (the
+    recipe, ready to run again).
 
     Args:
       config: a path of a YAML recipe, a mapping with the same keys, or a `Recipe`.
@@ -188,7 +210,8 @@ def checkpoints(
         `key=seed`.
       threads: tensors worked on at a time.
       shard_bytes: greatest shard of a folder.
-      allow_nonfinite: globs of tensors that may hold NaN or infinity.
+      allow_nonfinite: globs of tensors that may hold NaN or infinity: they are copied, and must be
+        the same in all inputs.
       digests: keep the SHA-256 of every input file; reads each file once more.
       progress: told the bytes written, tensor by tensor.
 
