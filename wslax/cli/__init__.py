@@ -18,6 +18,7 @@ app = cyclopts.App(
     name="wslax",
     help="Transforms of neural-network weights: merge, inspect and convert checkpoints; the tour.",
     version=__version__,
+    suppress_keyboard_interrupt=False,
 )
 for _name, _help in {
     "run": "The tour: train, merge, evolve, widen and adapt small nets on real digits.",
