@@ -109,8 +109,12 @@ def _go(config: Any, folder: pathlib.Path, resume: bool, command: str, console: 
         raise UsageError(str(error)) from error
     from wslax.recipes import tour
 
-    with _live(console, tour.STAGES) as progress:
-        result = tour.run(config, progress, store)
+    try:
+        with _live(console, tour.STAGES) as progress:
+            result = tour.run(config, progress, store)
+    except KeyboardInterrupt:
+        console.print(f"go on with: wslax run --resume --out {folder}", highlight=False)
+        raise
     console.print("writing the report and the models", highlight=False)
     from wslax import report
 

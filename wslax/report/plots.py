@@ -110,8 +110,8 @@ def _axes(canvas: Any, figure: Figure) -> Any:
     return axes
 
 
-def _percent(axis: Any) -> None:
-    axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+def _percent(axis: Any, steps: int = 7) -> None:
+    axis.set_major_locator(MaxNLocator(steps, steps=[1, 2, 5, 10]))
     axis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
 
 
@@ -151,9 +151,9 @@ def _points(canvas: Any, figure: Figure, wide: bool) -> None:
             marker=_MARKERS[i], linestyle=_LINES[i], elinewidth=1, linewidth=1.6,
             label=series.label,
         )  # fmt: skip
-        for x, y, note in zip(series.x or (), series.y, series.notes, strict=False):
+        for x, y, note in zip(series.x or (), series.y, series.notes if wide else (), strict=False):
             axes.annotate(note, (x, y), (5, 5), textcoords="offset points", color=SOFT, fontsize=9)
-    _percent(axes.xaxis)
+    _percent(axes.xaxis, 7 if wide else 4)
     _percent(axes.yaxis)
     _legend(canvas, axes, wide)
 
@@ -176,7 +176,7 @@ def _dots(canvas: Any, figure: Figure, wide: bool) -> None:
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.12)
-    _percent(axes.xaxis)
+    _percent(axes.xaxis, 7 if wide else 4)
     if figure.references:
         handles, labels = axes.get_legend_handles_labels()
         canvas.legend(handles, labels, loc="outside upper right", borderaxespad=0)
