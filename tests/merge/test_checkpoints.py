@@ -9,7 +9,7 @@ import pytest
 
 import wslax as ws
 from wslax.io.writer import write_tensors
-from wslax.merge import config, stream
+from wslax.merge import config, resolve, stream
 from wslax.merge.plan import make_plan
 from wslax.random import bits, uniform
 
@@ -88,8 +88,8 @@ def test_equals_the_method_in_memory(tmp_path, method, kind):
     base, members = trees(COUNT.get(method, 3), DTYPES[kind])
     content = written(tmp_path, method, base, members, SETTINGS[method])
     found = merged(tmp_path, content, seed=5)
-    recipe, place = config.parse_recipe(content), config.positions(list(SHAPES))
-    rules = {name: config.resolve(recipe, name, place[name]) for name in SHAPES}
+    recipe, place = config.parse_recipe(content), resolve.positions(list(SHAPES))
+    rules = {name: resolve.resolve(recipe, name, place[name]) for name in SHAPES}
     params = {
         word: first
         if isinstance(first, bool)

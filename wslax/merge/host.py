@@ -17,7 +17,7 @@ def _mask(condition: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _is_zero(x: Any) -> bool:
-    return bool(np.ndim(x) == 0 and x == 0)
+    return bool(np.ndim(x) == 0 and x == 0 and not np.signbit(x))
 
 
 def _select(condition: np.ndarray, a: np.ndarray, b: Any) -> np.ndarray:
@@ -44,18 +44,23 @@ def where(condition: Any, a: Any, b: Any) -> Any:
         return (
             (a if condition else b) if np.ndim(a) or np.ndim(b) else np.where(condition, a, b)[()]
         )
-    if not condition.flags.c_contiguous:
-        return np.where(condition, a, b)
-    if np.ndim(a) == 0:
-        return condition * a if _is_zero(b) and np.isfinite(a) else np.where(condition, a, b)
-    same = _is_zero(b) or (getattr(b, "dtype", None), np.shape(b)) == (a.dtype, a.shape)
-    if not same or a.shape != condition.shape:
-        return np.where(condition, a, b)
-    if a.dtype == bool and np.ndim(b):
+    if np.ndim(a) == np.ndim(b) == 0:
+        simple = _is_zero(b) and np.isfinite(a)
+        return condition * a if simple else np.where(condition, a, b)
+    dtype = np.result_type(a, b)
+    if dtype.kind == "b":
         return (condition & a) | (~condition & b)
-    if a.dtype.kind == "f" and a.flags.c_contiguous and (np.ndim(b) == 0 or b.flags.c_contiguous):
-        return _select(condition, a, b)
-    return np.where(condition, a, b)
+    if dtype.kind != "f" or not condition.flags.c_contiguous:
+        return np.where(condition, a, b)
+    a = _whole(a, condition.shape, dtype)
+    return _select(condition, a, b if _is_zero(b) else _whole(b, condition.shape, dtype))
+
+
+def _whole(x: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """`x` as a contiguous array; no copy where it is one."""
+    if np.ndim(x) == 0:
+        return np.full(shape, x, dtype)
+    return np.ascontiguousarray(np.broadcast_to(x, shape), dtype)
 
 
 def zeros_like(x: Any, dtype: Any = None) -> Any:

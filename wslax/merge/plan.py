@@ -10,9 +10,10 @@ import numpy as np
 from wslax.errors import WeightSpaceError, did_you_mean
 from wslax.io.header import Spec
 from wslax.io.reader import INDEX, SINGLE, Tensors, open_tensors
-from wslax.merge.config import Recipe, members, positions, resolve
+from wslax.merge.config import Recipe, members
 from wslax.merge.method import Method
 from wslax.merge.registry import METHODS
+from wslax.merge.resolve import positions, resolve
 
 FLOATS = {np.dtype(d) for d in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)}
 KEPT = 24_000_000  # bytes of values a thread keeps around thresholds

@@ -1,0 +1,134 @@
+"""One tensor of a streaming merge: a chunk of every source at hand, under numpy."""
+
+import threading
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from wslax.merge import host
+from wslax.merge.method import Leaf, Member
+from wslax.merge.plan import Job, Plan, sources_of
+from wslax.random import bits
+
+
+class Stopped(Exception):
+    """Another thread has failed, or the caller gave up."""
+
+
+class _Chunk(Member):
+    """A member's part of the chunk at hand; the task vector is computed once."""
+
+    @cached_property
+    def delta(self) -> Any:  # type: ignore[override]
+        return self.x - self.base
+
+
+class _Scratch(threading.local):
+    """Buffers of one thread, by use and dtype."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[Any, np.ndarray] = {}
+
+    def get(self, use: Any, dtype: np.dtype, size: int) -> np.ndarray:
+        buffer = self.buffers.get((use, dtype))
+        if buffer is None or buffer.size < size:
+            buffer = self.buffers[use, dtype] = np.empty(size, dtype)
+        return buffer[:size]
+
+
+scratch = _Scratch()
+
+
+class Tensor:
+    """One tensor being merged: its sources, what was measured, and a chunk at a time."""
+
+    def __init__(self, plan: Plan, job: Job, seed: int, chunk: int, stop: threading.Event) -> None:
+        assert job.compute is not None
+        self.plan, self.job, self.seed, self.chunk, self.stop = plan, job, seed, chunk, stop
+        self.compute = job.compute
+        self.size = job.spec.size
+        self.count = len(plan.models)
+        self.sources = sources_of(plan)
+        per = {param.name for param in plan.method.params if param.per == "member"}
+        self.shared = {k: self.typed(v) for k, v in job.params.items() if k not in per}
+        self.exact = [
+            {k: v[i] if k in per else v for k, v in job.params.items()} for i in range(self.count)
+        ]
+        self.params = [{k: self.typed(v) for k, v in row.items()} for row in self.exact]
+        self.measured: list[dict[str, Any]] = [{} for _ in range(self.count)]
+        self.shared_measured: dict[str, Any] = {}
+        self.start, self.xs, self.members = -1, [], []
+
+    def typed(self, value: Any) -> Any:
+        """A parameter in the compute dtype, so that arithmetic stays in it."""
+        return value if isinstance(value, bool) else self.compute.type(value)
+
+    @property
+    def base(self) -> np.ndarray | None:
+        """The base's part of the chunk, or None."""
+        return self.xs[self.count] if self.plan.base is not None else None
+
+    def read(self, start: int, size: int) -> None:
+        """Make elements `start` to `start + size` the chunk at hand."""
+        if self.stop.is_set():
+            raise Stopped
+        if start != self.start or self.xs[0].size != size:
+            self.xs = [self._load(i, start, size) for i in range(len(self.sources))]
+            self.start = start
+            self.members = [None] * self.count
+
+    def _load(self, i: int, start: int, size: int) -> np.ndarray:
+        source, name = self.sources[i], self.job.name
+        stored, x = source.infos[name].dtype, scratch.get(("x", i), self.compute, size)
+        if stored == self.compute:
+            return source.read_into(name, start, x)
+        raw = source.read_into(name, start, scratch.get(("raw", i), stored, size))
+        np.copyto(x, raw, casting="unsafe")
+        return x
+
+    def chunks(self) -> Iterator[None]:
+        """One pass: each chunk in turn is the one at hand."""
+        for start in range(0, self.size, self.chunk):
+            self.read(start, min(self.chunk, self.size - start))
+            yield
+
+    def member(self, i: int) -> Member:
+        """Member `i` at the chunk at hand; made once a chunk, so that what it caches is kept."""
+        if self.members[i] is None:
+            drawn: dict[str, np.ndarray] = {}
+            start, size = self.start, self.xs[i].size
+
+            def words(label: str) -> np.ndarray:
+                if label not in drawn:
+                    name = f"{self.job.name}#{label}"
+                    drawn[label] = bits(self.seed, name, size, member=i, start=start)
+                return drawn[label]
+
+            row = self.measured[i]
+            self.members[i] = _Chunk(self.xs[i], self.base, i, self.params[i], row, words)
+        return self.members[i]
+
+    def sum(self, fn: Callable[[Member], Any]) -> Any:
+        """`Leaf.sum` over the members at hand."""
+        total = fn(self.member(0))
+        for i in range(1, self.count):
+            more = fn(self.member(i))
+            if isinstance(total, tuple):
+                total = tuple(_add(a, b, i) for a, b in zip(total, more, strict=True))
+            else:
+                total = _add(total, more, i)
+        return total
+
+    def leaf(self) -> Leaf:
+        """What a method combines."""
+        shared, found = self.shared, self.shared_measured
+        return Leaf(host.xp, self.count, self.size, self.base, shared, found, self.sum)
+
+
+def _add(a: Any, b: Any, turn: int) -> Any:
+    # The first sum made a fresh array; later ones go into it.
+    if turn > 1 and isinstance(a, np.ndarray) and a.ndim and np.result_type(a, b) == a.dtype:
+        return np.add(a, b, out=a)
+    return a + b
