@@ -30,8 +30,9 @@ def linear(
     Args:
       population: N members.
       base: only where leaves outside `where` come from.
-      coef: weight per member.
+      coef: weight per member; equal by default (mergekit has no default).
       normalize: divide by the sum of the weights; mergekit's default. Without it the plain sum.
+        Weights that add up to zero then give NaN or infinity, as in mergekit.
       where: globs of the leaves to merge.
 
     Returns:
@@ -61,7 +62,8 @@ def slerp(
     \[y = \frac{\sin((1-t)\theta)}{\sin\theta} x_0 + \frac{\sin(t\theta)}{\sin\theta} x_1,
     \qquad \cos\theta = \frac{\langle x_0, x_1\rangle}{|x_0||x_1|},\]
 
-    linear where \(|\cos\theta| > 0.9995\) (mergekit's threshold).
+    linear where \(|\cos\theta| > 0.9995\), which includes opposite vectors; in the cosine a norm
+    below 1e-8 counts as 1. Both thresholds, and the scope of one leaf, are mergekit's.
 
     Args:
       population: two members; t = 0 is the first.
@@ -121,7 +123,7 @@ def task_arithmetic(
         >>> ws.merge.task_arithmetic(experts, base, lam=0.5)
         {'w': Array([3.], dtype=float32)}
     """
-    params = {"coef": coef, "lam": lam, "normalize": normalize, "rescale": False}
+    params = {"coef": coef, "lam": lam, "normalize": normalize}
     return run(METHODS["task_arithmetic"], population, base, params, where=where)
 
 
@@ -153,8 +155,8 @@ def ties(
       coef: weight per member.
       density: share kept per member, 0 to 1; the paper keeps 0.2, mergekit all.
       lam: \(\lambda\), the factor of the merged task vector.
-      normalize: divide by the weights that took part.
-      rescale: restore each task vector's L1 norm after trimming.
+      normalize: divide by the weights that took part, where they do not cancel.
+      rescale: restore each task vector's L1 norm after trimming; not in the paper.
       where: globs of the leaves to merge.
 
     Returns:

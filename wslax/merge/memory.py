@@ -1,17 +1,20 @@
 """Run a merging method on pytrees, under `jax.numpy`."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from wslax import population as populations
 from wslax import tree
 from wslax.errors import WeightSpaceError
-from wslax.merge.method import Gram, Kth, Leaf, Measure, Member, Method, Param, Total
+from wslax.merge.method import Gram, Kth, Leaf, Member, Method, Total
+from wslax.merge.parameters import is_concrete, resolved
 from wslax.numerics.threshold import kth_largest
-from wslax.random import bits
+from wslax.random import bits, key_words
 
 UNROLLED = 8  # members up to which a fold is unrolled; beyond, one scan
 
@@ -20,197 +23,158 @@ def _compute_dtype(dtype: Any) -> Any:
     return jnp.float64 if dtype == jnp.float64 else jnp.float32
 
 
-def _is_concrete(value: Any) -> bool:
-    return not isinstance(value, jax.core.Tracer)
+def _each(rows: Any, fn: Callable[[Any], Any]) -> Any:
+    """`fn` of every row, stacked."""
+    count = rows["index"].shape[0]
+    if count > UNROLLED:
+        return jax.lax.map(fn, rows)
+    found = [fn(jax.tree.map(lambda x, i=i: x[i], rows)) for i in range(count)]
+    return jax.tree.map(lambda *row: jnp.stack(row), *found)
 
 
-def _check_range(param: Param, value: Any) -> None:
-    if not _is_concrete(value):
-        return
-    found = np.asarray(value, np.float64)
-    low, high = param.low, param.high
-    if not np.isfinite(found).all():
-        raise WeightSpaceError(f"{param.name}: expected finite numbers, got {value}")
-    if (low is not None and (found < low).any()) or (high is not None and (found > high).any()):
-        raise WeightSpaceError(f"{param.name}: expected {low} to {high}, got {value}")
+def _total(rows: Any, fn: Callable[[Any], Any]) -> Any:
+    """The sum over the rows of `fn`, in their order."""
+    count = rows["index"].shape[0]
+    first, rest = (jax.tree.map(lambda x, s=s: x[s], rows) for s in (0, slice(1, None)))
+    total = fn(first)
+    if count > UNROLLED:
+
+        def step(total: Any, row: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, fn(row)), None
+
+        return jax.lax.scan(step, total, rest)[0]
+    for i in range(count - 1):
+        total = jax.tree.map(jnp.add, total, fn(jax.tree.map(lambda x, i=i: x[i], rest)))
+    return total
 
 
-def _param_values(
-    method: Method, given: Mapping[str, Any], names: tuple[str, ...], count: int
-) -> list[dict[str, Any]]:
-    """The parameters of each leaf, checked: numbers, or arrays `[N]` where per member."""
-    rows: list[dict[str, Any]] = [{} for _ in names]
-    for param in method.params:
-        for row, value in zip(
-            rows, tree.resolve(given[param.name], names, param.name), strict=True
-        ):
-            if param.kind is bool:
-                if not isinstance(value, (bool, np.bool_)):
-                    raise WeightSpaceError(f"{param.name}: expected True or False, got {value!r}")
-                row[param.name] = bool(value)
-                continue
-            if value is None:
-                raise WeightSpaceError(f"{method.name} needs {param.name}=: {param.about}")
-            shape = np.shape(value)
-            allowed = [(), (count,)] if param.per == "member" else [()]
-            if shape not in allowed:
-                raise WeightSpaceError(
-                    f"{param.name}: expected a number"
-                    + (f" or {count} numbers (one a member)" if param.per == "member" else "")
-                    + f", got shape {list(shape)}"
+def _flat_words(key: Any, name: str, member: Any, shape: tuple[int, ...]) -> Callable[[str], Any]:
+    size = int(np.prod(shape))
+    return lambda label: bits(key, f"{name}#{label}", size, member=member, xp=jnp).reshape(shape)
+
+
+@functools.partial(jax.jit, static_argnames=("method", "name", "flags"))
+def _merge_leaf(
+    method: Method, name: str, flags: tuple[tuple[str, bool], ...],
+    stack: Any, base: Any, numbers: Any, counts: Any, ids: Any, key: Any,
+) -> Any:  # fmt: skip
+    """One leaf, merged. Compiled once for a method, shapes and dtype: numbers are arguments."""
+    dtype, shape = _compute_dtype(stack.dtype), stack.shape[1:]
+    size = int(np.prod(shape))
+    base = None if base is None else base.astype(dtype)
+    numbers = {name: jnp.asarray(value).astype(dtype) for name, value in numbers.items()}
+    per_member = {param.name for param in method.params if param.per == "member"}
+    shared = dict(flags) | {k: v for k, v in numbers.items() if k not in per_member}
+    columns = {
+        k: jnp.broadcast_to(v, (stack.shape[0],)) for k, v in numbers.items() if k in per_member
+    }
+    of_members: dict[str, Any] = {}
+    of_leaf: dict[str, Any] = {}
+
+    def rows() -> Any:
+        index = jnp.arange(stack.shape[0])
+        return {
+            "index": index, "x": stack, "id": ids, "params": columns, "measured": of_members,
+            "counts": counts,
+        }  # fmt: skip
+
+    def member(row: Any) -> Member:
+        words = _flat_words(key, name, row["id"], shape)
+        params, x = shared | row["params"], row["x"].astype(dtype)
+        return Member(x, base, row["index"], params, row["measured"], words)
+
+    def arrays(value: Any) -> Any:
+        return jax.tree.map(lambda v: v if hasattr(v, "dtype") else jnp.asarray(v, dtype), value)
+
+    def kth(measure: Kth, round_name: str, row: Any) -> Any:
+        m = member(row)
+        known = row["counts"].get(round_name)
+        k = measure.count(jnp, m, size) if known is None else known
+        return kth_largest(measure.values(jnp, m), k)
+
+    for round_name, measure in method.rounds(dict(flags)).items():
+        match measure:
+            case Total(terms=terms):
+                of_members[round_name] = _each(
+                    rows(), lambda row, terms=terms: tuple(map(jnp.sum, terms(jnp, member(row))))
                 )
-            _check_range(param, value)
-            row[param.name] = value
-    return rows
+            case Kth():
+                of_members[round_name] = _each(rows(), functools.partial(kth, measure, round_name))
+            case Gram(vector=vector):
+                flat = _each(rows(), lambda row, f=vector: f(jnp, member(row)).reshape(-1))
+                of_leaf[round_name] = jnp.matmul(flat, flat.T, precision="highest")
+
+    def total(fn: Callable[[Member], Any]) -> Any:
+        return _total(rows(), lambda row: arrays(fn(member(row))))
+
+    leaf = Leaf(jnp, stack.shape[0], size, base, shared, of_leaf, total)
+    return tree.cast_like(method.combine(leaf), stack)
 
 
-def _members(population: Any) -> int:
-    leaves = tree.named_leaves(population)
-    if not leaves:
-        raise WeightSpaceError("the population has no leaves")
-    sizes = {name: (leaf.shape[0] if leaf.ndim else None) for name, leaf in leaves.items()}
-    first = next(iter(sizes.values()))
-    for name, found in sizes.items():
-        if found is None or found != first:
-            raise WeightSpaceError(
-                f"{name}: expected a leading axis of {first} members, got "
-                f"{tree.aval(leaves[name])}; make a population with ws.population.stack([...])"
-            )
-    return int(first or 0)
+def _exact_counts(
+    method: Method, flags: Mapping[str, bool], numbers: Mapping[str, Any], count: int, size: int
+) -> dict[str, Any]:
+    """Ranks of `Kth` rounds from concrete parameters, in Python's float64 as on disk.
+
+    From traced parameters they are computed under the trace, in the leaf's compute dtype.
+    """
+    rounds = {name: r for name, r in method.rounds(flags).items() if isinstance(r, Kth)}
+    if not rounds or not all(map(is_concrete, numbers.values())):
+        return {}
+    columns = {k: np.broadcast_to(np.asarray(v, float), count) for k, v in numbers.items()}
+
+    def rank(measure: Kth, i: int) -> int:  # reads parameters alone
+        params = dict(flags) | {k: float(v[i]) for k, v in columns.items()}
+        return int(measure.count(np, Member(None, None, i, params, {}, str), size))
+
+    return {
+        name: np.array([rank(measure, i) for i in range(count)], np.int32)
+        for name, measure in rounds.items()
+    }
 
 
-def _check(method: Method, population: Any, base: Any, key: Any) -> int:
-    count = _members(population)
-    if count < method.least or (method.most is not None and count > method.most):
-        wanted = method.least if method.most == method.least else f"at least {method.least}"
-        if method.most is not None and method.most != method.least:
-            wanted = f"{method.least} to {method.most}"
-        raise WeightSpaceError(f"{method.name} takes {wanted} members, got {count}")
-    if method.random and key is None:
-        raise WeightSpaceError(f"{method.name} draws at random: pass key=jax.random.key(0)")
-    if method.base == "required" and base is None:
-        raise WeightSpaceError(f"{method.name} needs base=: the model that the members came from")
-    if base is not None:
-        tree.check_like(base, jax.eval_shape(_first, population), "base", "a member")
-    return count
-
-
-def _first(population: Any) -> Any:
-    return jax.tree.map(lambda x: x[0], population)
+def _equal_in_all(stack: Any) -> bool:
+    if jax.dtypes.issubdtype(stack.dtype, jax.dtypes.prng_key):
+        stack = jax.random.key_data(stack)
+    host = np.asarray(stack)
+    return bool((host == host[0]).all())
 
 
 def _kept(name: str, stack: Any, base: Any) -> Any:
     """A leaf that is not merged: the base's, or what all members agree on."""
     if base is not None:
         return base
-    floats = tree.is_float(stack)
-    if (
-        not floats
-        and _is_concrete(stack)
-        and not jax.dtypes.issubdtype(stack.dtype, jax.dtypes.prng_key)
-    ):
-        host = np.asarray(stack)
-        if (host != host[0]).any():
-            raise WeightSpaceError(
-                f"{name}: {stack.dtype} leaves are not averaged and the members differ; pass base= "
-                "to keep the base's"
-            )
+    if not tree.is_float(stack) and is_concrete(stack) and not _equal_in_all(stack):
+        raise WeightSpaceError(
+            f"{name}: {stack.dtype} leaves are not averaged and the members differ; pass base= "
+            "to keep the base's"
+        )
     return stack[0]
 
 
-class _Fold:
-    """Members of one leaf, folded: unrolled when few, a scan when many."""
-
-    def __init__(
-        self, name: str, stack: Any, base: Any, params: Mapping[str, Any], per: set[str],
-        key: Any, ids: Any,
-    ) -> None:  # fmt: skip
-        self.dtype = _compute_dtype(stack.dtype)
-        self.name, self.stack, self.key, self.ids = name, stack, key, ids
-        self.count, self.shape = stack.shape[0], stack.shape[1:]
-        self.size = int(np.prod(self.shape))
-        self.base = None if base is None else base.astype(self.dtype)
-        self.shared = {k: self._number(v) for k, v in params.items() if k not in per}
-        self.per = {k: self._column(v) for k, v in params.items() if k in per}
-        self.measured: dict[str, Any] = {}
-
-    def _number(self, value: Any) -> Any:
-        # Python numbers stay: counts derived from them are exact, and they promote weakly.
-        if isinstance(value, (bool, int, float)):
-            return value
-        return jnp.asarray(value).astype(self.dtype)
-
-    def _column(self, value: Any) -> Any:
-        if isinstance(value, (int, float)):
-            return (value,) * self.count
-        if _is_concrete(value) and not isinstance(value, jax.Array) and np.ndim(value) == 1:
-            return tuple(float(v) for v in value)
-        value = jnp.asarray(value).astype(self.dtype)
-        return value if value.ndim else jnp.broadcast_to(value, (self.count,))
-
-    def member(self, index: Any) -> Member:
-        static = isinstance(index, int)
-        params = dict(self.shared)
-        for name, column in self.per.items():
-            if isinstance(column, tuple):
-                same = all(v == column[0] for v in column)
-                params[name] = (
-                    column[index if static else 0]
-                    if static or same
-                    else jnp.array(column, self.dtype)[index]
-                )
-            else:
-                params[name] = column[index]
-
-        def words(label: str) -> Any:
-            drawn = bits(
-                self.key, f"{self.name}#{label}", self.size, member=self.ids[index], xp=jnp
-            )
-            return drawn.reshape(self.shape)
-
-        measured = {k: jax.tree.map(lambda v: v[index], v) for k, v in self.measured.items()}
-        x = self.stack[index].astype(self.dtype)
-        return Member(x, self.base, index, params, measured, words)
-
-    def sum(self, fn: Any) -> Any:
-        if self.count <= UNROLLED:
-            total = fn(self.member(0))
-            for i in range(1, self.count):
-                total = jax.tree.map(jnp.add, total, fn(self.member(i)))
-            return total
-
-        def step(total: Any, index: Any) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, fn(self.member(index))), None
-
-        shapes = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, fn(self.member(0))))
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        return jax.lax.scan(step, zeros, jnp.arange(self.count))[0]
-
-    def each(self, fn: Any) -> Any:
-        """`fn` of every member, stacked."""
-        if self.count <= UNROLLED:
-            rows = [fn(self.member(i)) for i in range(self.count)]
-            return jax.tree.map(lambda *row: jnp.stack([jnp.asarray(v) for v in row]), *rows)
-        return jax.lax.map(lambda i: fn(self.member(i)), jnp.arange(self.count))
-
-    def leaf(self) -> Leaf:
-        return Leaf(jnp, self.count, self.size, self.base, self.shared, self.measured, self.sum)
-
-    def measure(self, measure: Measure) -> Any:
-        match measure:
-            case Total(terms=terms):
-                return self.each(lambda m: tuple(jnp.sum(t) for t in terms(jnp, m)))
-            case Kth(values=values, count=count):
-                return self.each(lambda m: kth_largest(values(jnp, m), count(jnp, m, self.size)))
-            case Gram(vector=vector):
-                rows = self.each(lambda m: vector(jnp, m).reshape(-1))
-                return jnp.matmul(rows, rows.T, precision=jax.lax.Precision.HIGHEST)
+def _check(method: Method, population: Any, base: Any, key: Any) -> int:
+    count = populations.size(population)
+    if count < method.least or (method.most is not None and count > method.most):
+        wanted = f"at least {method.least}" if method.most is None else f"{method.most}"
+        raise WeightSpaceError(f"{method.name} takes {wanted} members, got {count}")
+    if method.random and key is None:
+        raise WeightSpaceError(f"{method.name} draws at random: pass key=jax.random.key(0)")
+    if method.base == "required" and base is None:
+        raise WeightSpaceError(f"{method.name} needs base=: the model that the members came from")
+    if base is not None:
+        one = jax.eval_shape(lambda p: jax.tree.map(lambda x: x[0], p), population)
+        tree.check_like(base, one, "base", "a member")
+    return count
 
 
-def _merge_leaf(method: Method, fold: _Fold, params: Mapping[str, Any]) -> Any:
-    for round_name, measure in method.rounds(params).items():
-        fold.measured[round_name] = fold.measure(measure)
-    return method.combine(fold.leaf())
+def _checked_ids(ids: Any, count: int) -> Any:
+    if ids is None:
+        return np.arange(count, dtype=np.uint32)
+    if np.shape(ids) != (count,) or jnp.result_type(ids).kind not in "iu":
+        raise WeightSpaceError(
+            f"ids: expected {count} integers (one a member), got {tree.aval(ids)}"
+        )
+    return ids
 
 
 def run(
@@ -225,17 +189,23 @@ def run(
 ) -> Any:
     """Merge a population by a method; the public functions of `wslax.merge` are thin over this.
 
+    Each leaf is one compiled call, so a sweep over numbers compiles nothing, with or without a
+    `jax.jit` around it.
+
     Args:
       method: from `wslax.merge.METHODS`.
       population: members along the leading axis.
       base: a tree of one member, or None.
       params: a value for every declared parameter: a number, an array `[N]` where it is per
-        member, or `wslax.by_leaf` of either. Numbers may be traced; bools are static.
+        member, or `wslax.by_leaf` of either. Numbers may be traced; bools are static. The rank
+        that a density stands for is computed in float64 from a concrete density and in float32
+        (float64 for float64 leaves) from a traced one; next to an integer they may differ by 1.
       key: for random methods.
       ids: `[N]` member ids for the random stream, 0 to N - 1 by default; they make a random merge
         independent of the order of the members.
       where: globs of the leaves to merge. Others, and leaves that hold no floats, come from the
-        base, or without one from member 0 (integer and bool leaves must then agree).
+        base, or without one from member 0. Integer, bool and key leaves must then agree, which is
+        checked where they are concrete; under `jit` member 0's are taken.
 
     Returns:
       One member's tree; shape, dtype and weak type of every leaf as in the population.
@@ -251,18 +221,24 @@ def run(
     """
     count = _check(method, population, base, key)
     names = tree.leaf_names(population)
-    rows = _param_values(method, params, names, count)
+    rows = resolved(method, params, names, count)
     chosen = tree.pick(names, where)
-    per = {param.name for param in method.params if param.per == "member"}
-    ids = jnp.arange(count, dtype=jnp.uint32) if ids is None else jnp.asarray(ids)
+    ids = _checked_ids(ids, count)
+    words = jnp.stack(key_words(key)) if method.random else None
     stacks = jax.tree.leaves(population)
     bases = jax.tree.leaves(base) if base is not None else [None] * len(stacks)
+    merged = [pick and tree.is_float(stack) for pick, stack in zip(chosen, stacks, strict=True)]
+    kept = {i: _kept(names[i], stacks[i], bases[i]) for i, merge in enumerate(merged) if not merge}
     out = []
-    for name, stack, origin, row, pick in zip(names, stacks, bases, rows, chosen, strict=True):
-        if not pick or not tree.is_float(stack):
-            out.append(_kept(name, stack, origin))
+    for i, (name, stack, row) in enumerate(zip(names, stacks, rows, strict=True)):
+        if not merged[i]:
+            out.append(kept[i])
             continue
-        use = origin if method.base == "required" else None
-        fold = _Fold(name, stack, use, row, per, key, ids)
-        out.append(tree.cast_like(_merge_leaf(method, fold, row), stack))
+        flags = {k: v for k, v in row.items() if isinstance(v, bool)}
+        numbers = {k: v for k, v in row.items() if k not in flags}
+        counts = _exact_counts(method, flags, numbers, count, int(np.prod(stack.shape[1:])))
+        origin = bases[i] if method.base == "required" else None
+        # The name goes in only where it matters, so that equal shapes share a program.
+        label, static = name if method.random else "", tuple(flags.items())
+        out.append(_merge_leaf(method, label, static, stack, origin, numbers, counts, ids, words))
     return jax.tree.unflatten(jax.tree.structure(population), out)

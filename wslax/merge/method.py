@@ -73,7 +73,8 @@ class Kth(NamedTuple):
 
     Attributes:
       values: `(xp, member) -> array`.
-      count: `(xp, member, size) -> k`; a k below 1 gives infinity, so that nothing reaches it.
+      count: `(xp, member, size) -> k`, of the parameters alone; a k below 1 gives infinity,
+        so that nothing reaches it.
     """
 
     values: Callable[[Any, Member], Any]

@@ -11,8 +11,9 @@ from wslax.merge.method import Gram, Leaf, Method, Param
 
 def _slerp(leaf: Leaf) -> Any:
     xp, t, gram = leaf.xp, leaf.params["t"], leaf.measured["gram"]
-    norms = xp.sqrt(xp.stack([gram[0, 0], gram[1, 1]]))
-    norms = xp.where(norms < 1e-8, xp.ones_like(norms), norms)
+    squares = xp.stack([gram[0, 0], gram[1, 1]])
+    # Guarded before the root: its gradient at zero is infinite.
+    norms = xp.sqrt(xp.where(squares < 1e-16, xp.ones_like(squares), squares))
     cosine = xp.clip(gram[0, 1] / (norms[0] * norms[1]), -1.0, 1.0)
     straight = xp.abs(cosine) > 0.9995
     # The inner where keeps the untaken branch finite, so that gradients are too.

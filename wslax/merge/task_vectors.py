@@ -4,7 +4,7 @@ With \(\hat d_i\) the sparsified task vector (times \(\sum|d_i| / \sum|\hat d_i|
 and \(D_i = w_i \hat d_i\):
 
 - sums (`task_arithmetic`, `dare_linear`): \(y = b + \lambda \sum_i D_i\), divided by
-  \(\sum_i w_i\) under `normalize`;
+  \(\sum_i w_i\) under `normalize` (by 1 where that is below 1e-8);
 - election (`ties`, `dare_ties`): \(s = \mathrm{sign}\sum_i D_i\) (zero counts as plus),
   \(y = b + \lambda \sum_{i: \mathrm{sign} D_i = s} D_i\), divided by the \(w_i\) that took part.
 
@@ -28,6 +28,8 @@ def _kept_count(xp: Any, m: Member, size: int) -> Any:
     if isinstance(density, (int, float)):
         return max(1, int(density * size)) if density > 0 else 0
     count = xp.maximum(xp.floor(density * size), 1).astype("int32")
+    # A leaf may be longer than the compute dtype counts exactly; density 1 still keeps all.
+    count = xp.where(density >= 1, size, count)
     return xp.where(density > 0, count, 0)
 
 
@@ -44,7 +46,7 @@ def _keep_largest(xp: Any, m: Member) -> Any:
 
 
 def _keep_random(xp: Any, m: Member) -> Any:
-    return uniform(m.words("keep")) < m.params["density"]
+    return uniform(m.words("keep")) < xp.float32(m.params["density"])
 
 
 def _rounds(keep: Keep) -> Callable[[Mapping[str, Any]], Mapping[str, Measure]]:
@@ -56,7 +58,7 @@ def _rounds(keep: Keep) -> Callable[[Mapping[str, Any]], Mapping[str, Measure]]:
         found: dict[str, Measure] = {}
         if keep is _keep_largest:
             found["threshold"] = Kth(_magnitude, _kept_count)
-        if params["rescale"]:
+        if params.get("rescale"):
             found["mass"] = Total(mass)
         return found
 
@@ -66,7 +68,7 @@ def _rounds(keep: Keep) -> Callable[[Mapping[str, Any]], Mapping[str, Measure]]:
 def _weighted(leaf: Leaf, keep: Keep, m: Member) -> Any:
     """The sparsified, rescaled, weighted task vector of one member."""
     xp, delta, weight = leaf.xp, m.delta, m.params["coef"]
-    if leaf.params["rescale"]:
+    if leaf.params.get("rescale"):
         whole, kept = m.measured["mass"]
         tiny = (whole < 1e-7) | (kept < 1e-7)
         safe = xp.where(tiny, xp.ones_like(kept), kept)
@@ -97,7 +99,7 @@ def _elect(keep: Keep) -> Callable[[Leaf], Any]:
 
         total, weight = leaf.sum(agreeing)
         if leaf.params["normalize"]:
-            total = total / nonzero(xp, weight)
+            total = total / xp.where(weight == 0, xp.ones_like(weight), weight)
         return leaf.base + leaf.params["lam"] * total
 
     return combine
@@ -121,7 +123,7 @@ task_arithmetic = Method(
     source="Ilharco et al. 2023, arXiv:2212.04089",
     combine=_sum(_keep_all),
     rounds=_rounds(_keep_all),
-    params=tuple(p for p in _params(normalize=False, rescale=False) if p.name != "density"),
+    params=tuple(p for p in _params(False, False) if p.name not in ("density", "rescale")),
     base="required",
 )
 
