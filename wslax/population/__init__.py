@@ -12,7 +12,9 @@ from wslax.population.members import (
     take,
     unstack,
 )
-from wslax.population.training import Member, Trainer, choose_strategy, step_from_loss, train
+from wslax.population.steps import Member, Trainer, step_from_loss
+from wslax.population.strategy import choose_strategy
+from wslax.population.training import train
 
 __all__ = [
     "Member",
