@@ -10,12 +10,12 @@ import jax
 from wslax import io
 from wslax.errors import WeightSpaceError
 from wslax.population.members import size, stack, unstack
-from wslax.typing import Params, Population
+from wslax.typing import Params
 
 _INDEX = "population.json"
 
 
-def save(population: Population, path: str | os.PathLike[str]) -> None:
+def save(population: Params, path: str | os.PathLike[str]) -> None:
     """Save N members as N safetensors files in one folder, whole or not at all.
 
     Args:
@@ -51,7 +51,7 @@ def _words(population: Any) -> Any:
     return jax.tree.map(words, population)
 
 
-def load(path: str | os.PathLike[str], like: Params) -> Population:
+def load(path: str | os.PathLike[str], like: Params) -> Params:
     """Load a population that `save` wrote.
 
     Args:

@@ -1,4 +1,7 @@
-"""Populations as pytrees with a leading member axis: make, take apart, choose, spread."""
+"""Populations as pytrees with a leading member axis: make, take apart, choose, spread.
+
+Arguments are annotated `Params`: `size` names the leaf that lacks the member axis.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,10 +13,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from wslax import tree
 from wslax.errors import WeightSpaceError
-from wslax.typing import Array, Key, Params, Population, Scalar
+from wslax.typing import Array, Key, Params, Scalar
 
 
-def size(population: Population) -> int:
+def size(population: Params) -> int:
     """The number of members.
 
     Args:
@@ -45,7 +48,7 @@ def size(population: Population) -> int:
     return found
 
 
-def row_spec(population: Population, axes: int = 1) -> Params:
+def row_spec(population: Params, axes: int = 1) -> Params:
     """What one member looks like: shapes without the leading axes, dtypes, weak types.
 
     Example:
@@ -60,7 +63,7 @@ def row_spec(population: Population, axes: int = 1) -> Params:
     return jax.tree.map(row, jax.eval_shape(lambda p: p, population))
 
 
-def stack(members: Sequence[Params]) -> Population:
+def stack(members: Sequence[Params]) -> Params:
     """One population from models of one architecture.
 
     Args:
@@ -92,7 +95,7 @@ def stack(members: Sequence[Params]) -> Population:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
 
 
-def unstack(population: Population) -> list[Params]:
+def unstack(population: Params) -> list[Params]:
     """The members as a list of trees; the inverse of `stack`.
 
     Example:
@@ -103,7 +106,7 @@ def unstack(population: Population) -> list[Params]:
     return [jax.tree.map(lambda x, i=i: x[i], population) for i in range(size(population))]
 
 
-def member(population: Population, index: Scalar) -> Params:
+def member(population: Params, index: Scalar) -> Params:
     """One member.
 
     Args:
@@ -125,7 +128,7 @@ def member(population: Population, index: Scalar) -> Params:
     return jax.tree.map(lambda x: x[index], population)
 
 
-def take(population: Population, indices: Array | Sequence[int]) -> Population:
+def take(population: Params, indices: Array | Sequence[int]) -> Params:
     """Choose members by an index vector; repeats are allowed.
 
     Args:
@@ -152,7 +155,7 @@ def take(population: Population, indices: Array | Sequence[int]) -> Population:
     return jax.tree.map(lambda x: jnp.take(x, chosen, axis=0, mode="clip"), population)
 
 
-def concat(populations: Sequence[Population]) -> Population:
+def concat(populations: Sequence[Params]) -> Params:
     """One population of all members, in order.
 
     Args:
@@ -188,7 +191,7 @@ def as_key(key: Key) -> Any:
     return jax.random.key(key) if isinstance(key, int) else key
 
 
-def init(init_fn: Callable[[Any], Params], key: Key, n: int) -> Population:
+def init(init_fn: Callable[[Any], Params], key: Key, n: int) -> Params:
     """N members from one initialiser, in one vectorised program.
 
     Member i is `init_fn(jax.random.fold_in(key, i))`, whatever n.
@@ -216,7 +219,7 @@ def init(init_fn: Callable[[Any], Params], key: Key, n: int) -> Population:
 
 
 def evaluate(
-    fn: Callable[..., Any], population: Population, *args: Any, chunk: int | None = None
+    fn: Callable[..., Any], population: Params, *args: Any, chunk: int | None = None
 ) -> Any:
     """`fn(member, *args)` for every member; on each device for its own where they are spread.
 
@@ -244,7 +247,7 @@ def evaluate(
     if chunk is not None and chunk < 1:
         raise WeightSpaceError(f"chunk: expected at least 1, got {chunk}")
 
-    def each(members: Population, *args: Any) -> Any:
+    def each(members: Params, *args: Any) -> Any:
         def one(member: Params) -> Any:
             return fn(member, *args)
 
@@ -263,7 +266,7 @@ def evaluate(
     return jax.jit(local)(population, *args)
 
 
-def axis_of(population: Population) -> tuple[Any, Any] | None:
+def axis_of(population: Params) -> tuple[Any, Any] | None:
     """The mesh and its axis that carry the members, or None where they are on one device.
 
     Inside `jax.jit` only axes of explicit meshes are known.
@@ -281,7 +284,7 @@ def axis_of(population: Population) -> tuple[Any, Any] | None:
     return None
 
 
-def shard(population: Population, mesh: Mesh, axis: str = "population") -> Population:
+def shard(population: Params, mesh: Mesh, axis: str = "population") -> Params:
     """Spread the members over one axis of a mesh.
 
     Args:

@@ -14,7 +14,7 @@ from wslax.errors import WeightSpaceError
 from wslax.population.members import as_key, axis_of, row_spec, size
 from wslax.population.steps import Step
 from wslax.population.strategy import Strategy, choose_strategy
-from wslax.typing import Key, Population
+from wslax.typing import Key, Params
 
 
 def _walk(step: Step, member: Any, batches: Any, key: Any, start: Any, i: Any) -> tuple[Any, Any]:
@@ -106,7 +106,7 @@ def _check_step(step: Step, member: Any, batch: Any, key: Any) -> None:
 
 def train(
     step: Step,
-    population: Population,
+    population: Params,
     batches: Any,
     *,
     key: Key,
@@ -114,8 +114,8 @@ def train(
     segment: int = 100,
     per_member: bool = False,
     strategy: Strategy | None = None,
-    on_segment: Callable[[int, Population, Any], None] | None = None,
-) -> tuple[Population, Any]:
+    on_segment: Callable[[int, Params, Any], None] | None = None,
+) -> tuple[Params, Any]:
     """Train every member, in compiled segments of steps.
 
     Step t gives member i the key `fold_in(fold_in(key, t), i)`. Steps run in segments that end at
