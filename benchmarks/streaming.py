@@ -33,11 +33,10 @@ MEMBERS = 4
 
 
 class Run(NamedTuple):
-    """One process: seconds of wall and CPU time, peak resident bytes, what it printed."""
+    """One process: seconds of wall and CPU time, and what it printed."""
 
     wall: float
     cpu: float
-    peak: int
     text: str
 
 
@@ -111,8 +110,7 @@ def run(*command: str) -> Run:
         text = out.read()
     if child.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}: {text[-2000:]}")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit, text)
+    return Run(wall, usage.ru_utime + usage.ru_stime, text)
 
 
 def copy_speed(models: Sequence[pathlib.Path], folder: pathlib.Path) -> float:
@@ -127,6 +125,13 @@ def copy_speed(models: Sequence[pathlib.Path], folder: pathlib.Path) -> float:
     return 2 * sum(file.stat().st_size for file in files) / seconds
 
 
+def interpreter() -> int:
+    """Peak resident bytes of Python without any import but what reads them."""
+    lines = "(l.split() for l in open('/proc/self/status'))"
+    script = f"print(next(l[1] for l in {lines} if l[0] == 'VmHWM:'))"
+    return int(run(sys.executable, "-c", script).text) * 1024
+
+
 def mergekit() -> str | None:
     """The peer's command, beside this interpreter or on the path."""
     beside = pathlib.Path(sys.executable).with_name("mergekit-yaml")
@@ -138,7 +143,7 @@ def measure(repeats: int) -> list[Row]:
     peer = mergekit()
     if peer is None:
         print("mergekit-yaml is not installed: its rows are left out", file=sys.stderr)
-    bare = run(sys.executable, "-c", "pass").peak
+    bare = interpreter()
     found: dict[str, list[float]] = {}
 
     def note(what: str, value: float) -> None:
@@ -158,7 +163,7 @@ def measure(repeats: int) -> list[Row]:
                 note(
                     f"{method}: bytes per second over a copy's", speed / copy_speed(models, folder)
                 )
-                note(f"{method}: peak memory above the interpreter", (ours.peak - bare) / 1e6)
+                note(f"{method}: peak memory above the interpreter", (report["peak"] - bare) / 1e6)
                 note(f"{method}: wall time", ours.wall)
                 note(f"{method}: CPU time", ours.cpu)
                 if peer is not None:

@@ -62,8 +62,8 @@ def _kth(tensor: Tensor, measure: Kth) -> list[float]:
     found = [0.0 if k >= tensor.size else float("inf") for k in ranks]
     wanted = [i for i, k in enumerate(ranks) if 1 <= k < tensor.size]
     _, margin = sample_of(tensor.size)
-    kept = int(2 * margin * tensor.size) * tensor.compute.itemsize
-    together = max(1, KEPT // max(kept, 1))
+    room = int(4 * margin * tensor.size) * tensor.compute.itemsize
+    together = max(1, KEPT // max(room, 1))
     for first in range(0, len(wanted), together):
         _kth_of(tensor, measure, wanted[first : first + together], ranks, found)
     return found

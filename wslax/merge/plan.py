@@ -16,7 +16,7 @@ from wslax.merge.registry import METHODS
 from wslax.merge.resolve import positions, resolve
 
 FLOATS = {np.dtype(d) for d in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)}
-KEPT = 24_000_000  # bytes of values a thread keeps around thresholds
+KEPT = 24_000_000  # bytes of room a thread has for values around thresholds
 
 
 class Job(NamedTuple):
@@ -250,7 +250,7 @@ def peak_bytes(jobs: Sequence[Job], sources: int, threads: int) -> int:
     merged = [job for job in jobs if job.compute is not None]
     width = max((job.compute.itemsize for job in merged if job.compute), default=4)
     chunk = chunk_of(sources) * width * (2 * sources + 12)
-    bands = (int(2 * sample_of(job.spec.size)[1] * job.spec.size) * width for job in merged)
+    bands = (int(4 * sample_of(job.spec.size)[1] * job.spec.size) * width for job in merged)
     band = max(bands, default=0)
     return threads * (chunk + min(sources * band, max(KEPT, band)))
 

@@ -75,7 +75,7 @@ def begin(sample: np.ndarray, n: int, k: int, margin: float = MARGIN) -> Band:
     places = np.clip([share - margin, share + margin], 0, 1) * (ordered.size - 1)
     low = ordered[int(places[0])] if places[0] > 0 else -1.0
     high = ordered[int(np.ceil(places[1]))] if places[1] < ordered.size - 1 else np.inf
-    room = min(n, int(8 * margin * n) + (1 << 18))
+    room = min(n, int(4 * margin * n) + (1 << 16))
     return Band(float(low), float(high), k, np.zeros(2, np.int64), np.empty(room, sample.dtype))
 
 
