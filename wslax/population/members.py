@@ -4,6 +4,7 @@ Arguments are annotated `Params`: `size` names the leaf that lacks the member ax
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -197,7 +198,7 @@ def init(init_fn: Callable[[Any], Params], key: Key, n: int) -> Params:
     Member i is `init_fn(jax.random.fold_in(key, i))`, whatever n.
 
     Args:
-      init_fn: `key -> params`.
+      init_fn: `key -> params`. Keep one function object: the compiled program belongs to it.
       key: a JAX key or an integer seed.
       n: how many members, at least 1.
 
@@ -214,23 +215,28 @@ def init(init_fn: Callable[[Any], Params], key: Key, n: int) -> Params:
     """
     if n < 1:
         raise WeightSpaceError(f"init() needs n >= 1, got {n}")
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(as_key(key), jnp.arange(n, dtype=jnp.uint32))
+    return _init(init_fn, as_key(key), n)
+
+
+@partial(jax.jit, static_argnames=("init_fn", "n"))
+def _init(init_fn: Callable[[Any], Params], key: Any, n: int) -> Params:
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n, dtype=jnp.uint32))
     return jax.vmap(init_fn)(keys)
 
 
 def evaluate(
     fn: Callable[..., Any], population: Params, *args: Any, chunk: int | None = None
 ) -> Any:
-    """`fn(member, *args)` for every member; on each device for its own where they are spread.
-
-    Not compiled as a whole: put it under `jax.jit` where it is called often.
+    """`fn(member, *args)` for every member, compiled; on each device for its own members.
 
     Args:
-      fn: `(params, *args) -> outputs`, traceable.
+      fn: `(params, *args) -> outputs`, traceable. Keep one function object: the compiled program
+        belongs to it.
       population: N members.
-      *args: shared by all members (data, labels, a key).
-      chunk: how many members at a time; None for all at once. Results agree within rounding; memory
-        is that of one chunk. On a CPU `chunk=1` is the quickest for convolutions.
+      *args: arrays shared by all members (data, labels, a key).
+      chunk: how many members at a time; None for all at once. Memory is that of one chunk.
+        Elementwise results are the same bits, matrix products agree within rounding. On a CPU
+        `chunk=1` is the quickest for convolutions.
 
     Returns:
       `fn`'s outputs with a leading member axis.
@@ -247,23 +253,26 @@ def evaluate(
     if chunk is not None and chunk < 1:
         raise WeightSpaceError(f"chunk: expected at least 1, got {chunk}")
 
-    def each(members: Params, *args: Any) -> Any:
-        def one(member: Params) -> Any:
-            return fn(member, *args)
+    return _evaluate(fn, population, args, chunk, axis_of(population))
 
+
+@partial(jax.jit, static_argnames=("fn", "chunk", "spread"))
+def _evaluate(
+    fn: Callable[..., Any], population: Any, args: Any, chunk: int | None, spread: Any
+) -> Any:
+    def each(population: Any, args: Any) -> Any:
         if chunk is None:
-            return jax.vmap(one)(members)
-        return jax.lax.map(one, members, batch_size=min(chunk, size(members)))
+            return jax.vmap(lambda member: fn(member, *args))(population)
+        most = min(chunk, size(population))
+        return jax.lax.map(lambda member: fn(member, *args), population, batch_size=most)
 
-    spread = axis_of(population)
     if spread is None:
-        return each(population, *args)
+        return each(population, args)
     mesh, axis = spread
-    rows, whole = PartitionSpec(axis), PartitionSpec()
-    local = jax.shard_map(
-        each, mesh=mesh, in_specs=(rows, *[whole] * len(args)), out_specs=rows, check_vma=False
-    )
-    return jax.jit(local)(population, *args)
+    rows = PartitionSpec(axis)
+    specs = (rows, PartitionSpec())
+    each = jax.shard_map(each, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False)
+    return each(population, args)
 
 
 def axis_of(population: Params) -> tuple[Any, Any] | None:
