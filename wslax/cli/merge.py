@@ -9,8 +9,8 @@ from cyclopts import Parameter
 
 from wslax.cli import UsageError
 from wslax.errors import WeightSpaceError
-from wslax.merge.disk import Report, check_out, run_plan
 from wslax.merge.config import Recipe, parse_recipe, read_recipe
+from wslax.merge.disk import Report, check_out, run_plan
 from wslax.merge.plan import Plan, make_plan
 
 
