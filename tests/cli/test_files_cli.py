@@ -1,6 +1,8 @@
 """`wslax convert` and `wslax inspect` as a shell sees them."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -56,3 +58,14 @@ def test_a_pickle_is_an_error_without_a_traceback(tmp_path, capsys):
         assert main([argv[0], str(tmp_path / argv[1]), *(str(tmp_path / a) for a in argv[2:])]) == 1
         assert "wslax never does" in capsys.readouterr().err
     assert main(["convert", "a", "b", "--to", "tf"]) == 2
+
+
+@pytest.mark.parametrize("command", [["methods", "--json"], ["methods"], ["--help"]])
+def test_a_reader_that_goes_away_is_no_traceback(command):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wslax", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 1
+    process.stderr.close()

@@ -1,5 +1,6 @@
 """The command line: parse, call, print. Sub-commands import when they are run."""
 
+import os
 import sys
 
 import cyclopts
@@ -51,6 +52,7 @@ def main(tokens: list[str] | None = None) -> int:
     tokens = [token for token in tokens if token != "--debug"]
     try:
         app(tokens, exit_on_error=False, print_error=True, result_action="return_value")
+        sys.stdout.flush()
     except cyclopts.CycloptsError:
         return USAGE
     except (UsageError, WeightSpaceError) as error:
@@ -61,14 +63,13 @@ def main(tokens: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; nothing was kept under the final name", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # the reader has seen enough, as in `wslax inspect X | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
     return 0
 
 
 def script() -> None:
     """The `wslax` command.
-
-    Example:
-        >>> script.__name__
-        'script'
     """
     sys.exit(main())

@@ -176,12 +176,6 @@ def run_plan(
     progress: Callable[[int], None] | None = None,
 ) -> Report:
     """Carry out a plan; see `checkpoints`.
-
-    Example:
-        See `checkpoints`.
-
-        >>> run_plan.__name__
-        'run_plan'
     """
     begin, out = time.perf_counter(), pathlib.Path(out)
     check_out(out)

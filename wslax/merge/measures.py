@@ -16,10 +16,6 @@ _BLOCK = 1024  # elements of one piece of a sample
 
 def take(tensor: Tensor, name: str, measure: Measure) -> None:
     """Carry out one round over a tensor's chunks; the result goes where the method reads it.
-
-    Example:
-        >>> take.__name__
-        'take'
     """
     match measure:
         case Total(terms=terms):

@@ -206,10 +206,6 @@ def make_plan(recipe: Recipe, threads: int = 2) -> Plan:
 
 def sources_of(plan: Plan) -> list[Tensors]:
     """The members in the method's order, then the base of the task vectors where there is one.
-
-    Example:
-        >>> sources_of.__name__
-        'sources_of'
     """
     return [*plan.models, *([plan.base] if plan.base is not None else [])]
 
@@ -259,10 +255,6 @@ def carried_from(plan: Plan) -> pathlib.Path | None:
     """The folder whose config and tokenizer files go into the output: the base's or first model's.
 
     A file that does not have Hugging Face's name says nothing about its neighbours.
-
-    Example:
-        >>> carried_from.__name__
-        'carried_from'
     """
     given = pathlib.Path(plan.recipe.base_model or plan.recipe.models[0].model)
     if given.is_file() and given.name not in (SINGLE, INDEX):

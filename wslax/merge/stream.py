@@ -175,12 +175,6 @@ def execute(
     Raises:
       WeightSpaceError: NaN or infinity in an input, an overflow of the output's dtype, integer
         tensors that differ, a file that ends early.
-
-    Example:
-        See `wslax.merge.disk.checkpoints`, which calls it.
-
-        >>> execute.__name__
-        'execute'
     """
     nothing = Check(0.0, np.zeros(len(sources_of(plan))))
     step = chunk or chunk_of(len(sources_of(plan)))

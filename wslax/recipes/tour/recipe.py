@@ -35,12 +35,6 @@ def run(
 
     Raises:
       WeightSpaceError: if the data set's package is missing.
-
-    Example:
-        See `wslax run`, whose whole job this is.
-
-        >>> run.__name__
-        'run'
     """
     store = store or nowhere()
     tell = progress or (lambda stage, done, total, note: None)
