@@ -70,6 +70,5 @@ def main(tokens: list[str] | None = None) -> int:
 
 
 def script() -> None:
-    """The `wslax` command.
-    """
+    """The `wslax` command."""
     sys.exit(main())

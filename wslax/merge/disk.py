@@ -175,8 +175,7 @@ def run_plan(
     digests: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Report:
-    """Carry out a plan; see `checkpoints`.
-    """
+    """Carry out a plan; see `checkpoints`."""
     begin, out = time.perf_counter(), pathlib.Path(out)
     check_out(out)
     _check_globs(plan, allow_nonfinite)

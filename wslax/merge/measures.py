@@ -15,8 +15,7 @@ _BLOCK = 1024  # elements of one piece of a sample
 
 
 def take(tensor: Tensor, name: str, measure: Measure) -> None:
-    """Carry out one round over a tensor's chunks; the result goes where the method reads it.
-    """
+    """Carry out one round over a tensor's chunks; the result goes where the method reads it."""
     match measure:
         case Total(terms=terms):
             for row, value in zip(tensor.measured, _totals(tensor, terms), strict=True):

@@ -205,8 +205,7 @@ def make_plan(recipe: Recipe, threads: int = 2) -> Plan:
 
 
 def sources_of(plan: Plan) -> list[Tensors]:
-    """The members in the method's order, then the base of the task vectors where there is one.
-    """
+    """The members in the method's order, then the base of the task vectors if there is one."""
     return [*plan.models, *([plan.base] if plan.base is not None else [])]
 
 
