@@ -22,11 +22,11 @@ ABOUT = """
 Four float32 checkpoints of a Llama-like model of about 1 GB each (for `ties` one of them is the
 base, density 0.2), files in the page cache. Bytes per second are those read and written, from the
 first header to the synced output, over those of `shutil.copyfile` of the same four files to fresh
-files (not synced) in the same repeat. Wall time, CPU time and peak resident memory are those of
-the whole process, `wslax merge ...` and `mergekit-yaml ...` with its default options, start-up
-included; memory is above that of a bare Python interpreter. mergekit writes shards of up to 5 GB
-and maps its inputs, so only CPU and wall time are compared with it. Its rows are missing where it
-is not installed.
+files (not synced) in the same repeat; a copy writes half of its bytes, a merge a fifth, so more
+than 1 is possible. Wall time, CPU time and peak resident memory are those of the whole process,
+`wslax merge ...` and `mergekit-yaml ...` with its default options, start-up included; memory is
+above that of a bare Python interpreter. mergekit writes shards of up to 5 GB and maps its inputs,
+so only CPU and wall time are compared with it. Its rows are missing where it is not installed.
 """
 HIDDEN, INNER, LAYERS, VOCABULARY = 1024, 2816, 14, 32000
 MEMBERS = 4
