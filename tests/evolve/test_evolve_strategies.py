@@ -247,7 +247,7 @@ def test_wrong_shapes_are_named(name):
     strategy = make(name)
     with pytest.raises(WeightSpaceError, match=r"one number a member, \[9\], got float32\[3\]"):
         strategy.init(0, population(), jnp.zeros(3))
-    with pytest.raises(WeightSpaceError, match="leading member axis that all leaves share"):
+    with pytest.raises(WeightSpaceError, match="w: expected a leading member axis"):
         strategy.init(0, {"w": jnp.zeros(())}, jnp.zeros(1))
     state = started(strategy)
     children, state = strategy.ask(jax.random.key(0), state)

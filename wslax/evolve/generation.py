@@ -14,6 +14,7 @@ from wslax.evolve.crossover import Crossover, cross
 from wslax.evolve.mutation import gaussian
 from wslax.evolve.selection import ranked, roulette, shares, tournament
 from wslax.evolve.strategy import Info, Members, empty, fill, place, report
+from wslax.population.members import as_key
 from wslax.typing import Array, Key, Params, Population, Where
 
 
@@ -64,7 +65,7 @@ def crossed(
 ) -> Callable[[Array, Params], Params]:
     """`(index, buffer) -> children`: merges of `parents[index]`, each with a key of its own."""
     mine = owned(population, plan.where)
-    key = jax.random.key(key) if isinstance(key, int) else key
+    key = as_key(key)
 
     def one(parents: Array, coef: Array, id_: Array) -> Params:
         child_key = jax.random.fold_in(key, id_)

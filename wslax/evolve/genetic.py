@@ -10,7 +10,8 @@ from wslax.evolve.crossover import Crossover, linear
 from wslax.evolve.generation import Plan, State, counts, crossed, owned, program
 from wslax.evolve.mutation import check_rate
 from wslax.evolve.selection import pairs
-from wslax.evolve.strategy import Strategy, count, empty, fill, members
+from wslax.evolve.strategy import Strategy, empty, fill, members
+from wslax.population import size
 from wslax.typing import Array, Key, Params, Population, Scalar, Where
 
 
@@ -84,16 +85,15 @@ def genome(
     rates = {"cross_rate": cross_rate, "mutation_rate": mutation_rate, "gene_rate": gene_rate}
     for what, rate in (rates | {"elite": elite}).items():
         check_rate(what, rate)
-    for what, size in {"tournament": tournament, "chunk": chunk}.items():
-        if size < 1:
-            raise WeightSpaceError(f"{what}: expected at least 1, got {size}")
-    where = where if where is None or isinstance(where, str) else tuple(where)
-    plan = Plan(cross_rate, mutation_rate, gene_rate, elite, tournament, crossover, where, chunk)
+    for what, least in {"tournament": tournament, "chunk": chunk}.items():
+        if least < 1:
+            raise WeightSpaceError(f"{what}: expected at least 1, got {least}")
+    plan = _plan(cross_rate, mutation_rate, gene_rate, elite, tournament, crossover, where, chunk)
 
     def init(key: Key, population: Params, fitness: Array) -> State:
         """The first state; draws nothing. `population` may share memory with it."""
         first = members(population, fitness)
-        n = count(population)
+        n = size(population)
         children = sum(counts(plan, n))
         if children == 0:
             raise WeightSpaceError(
@@ -142,7 +142,7 @@ def genome_init(
     """
     if n < 1:
         raise WeightSpaceError(f"n: expected at least 1 member, got {n}")
-    parents = pairs(key, count(experts), n)
+    parents = pairs(key, size(experts), n)
     u = 1 - random.uniform(random.bits(key, "evolve/weights", 2 * n, xp=jnp)).reshape(n, 2)
     coef = u / u.sum(1, keepdims=True)
     plan = _plan(0.0, 0.0, 0.0, 0.0, 1, crossover, where, chunk)

@@ -9,7 +9,8 @@ import numpy as np
 
 from wslax import tree
 from wslax.errors import WeightSpaceError
-from wslax.evolve.strategy import Info, Members, Strategy, count, wide
+from wslax.evolve.strategy import Info, Members, Strategy, wide
+from wslax.population.members import as_key, size
 from wslax.typing import Array, Key, Params
 
 Direction = Literal["maximize", "minimize"]
@@ -92,12 +93,12 @@ def run(
         raise WeightSpaceError(
             "give a population to begin with, or the state (and start=) to resume from, not both"
         )
-    key = jax.random.key(key) if isinstance(key, int) else key
+    key = as_key(key)
     evaluations = 0
 
     def judge(population: Params) -> Array:
         nonlocal evaluations
-        evaluations += count(population)
+        evaluations += size(population)
         return _towards(direction, _checked(evaluate(population), population))
 
     if state is None:
@@ -130,7 +131,7 @@ def run(
 
 
 def _checked(fitness: Any, population: Params) -> Array:
-    n = count(population)
+    n = size(population)
     fitness = jnp.asarray(fitness)
     if fitness.shape != (n,):
         raise WeightSpaceError(

@@ -13,6 +13,7 @@ import numpy as np
 
 from wslax import tree
 from wslax.errors import WeightSpaceError
+from wslax.population import size
 from wslax.typing import Array, Params, PerMember, Population
 
 
@@ -112,7 +113,7 @@ def members(population: Params, fitness: Array) -> Members:
         >>> members({"w": jnp.zeros((2, 3))}, jnp.array([1, 2])).fitness.dtype
         dtype('float32')
     """
-    n = count(population)
+    n = size(population)
     fitness = jnp.asarray(fitness)
     if fitness.shape != (n,):
         raise WeightSpaceError(
@@ -120,29 +121,6 @@ def members(population: Params, fitness: Array) -> Members:
         )
     fitness = fitness.astype(wide(fitness))
     return Members(jax.tree.map(jnp.asarray, population), fitness, jnp.arange(n, dtype=jnp.uint32))
-
-
-def count(population: Params) -> int:
-    """How many members a population has.
-
-    Raises:
-      WeightSpaceError: if leaves disagree, or it is empty.
-
-    Example:
-        >>> import numpy as np
-        >>> count({"w": np.zeros((4, 2)), "b": np.zeros(4)})
-        4
-    """
-    found = {name: leaf.shape[:1] for name, leaf in tree.named_leaves(population).items()}
-    sizes = set(found.values())
-    if len(sizes) != 1 or sizes & {(), (0,)}:
-        listed = ", ".join(f"{name} {list(shape)}" for name, shape in list(found.items())[:6])
-        raise WeightSpaceError(
-            f"expected one leading member axis that all leaves share, got {listed or 'no leaves'}; "
-            "`ws.population.stack([tree, ...])` makes a population"
-        )
-    ((n,),) = sizes
-    return n
 
 
 def empty(population: Population, n: int) -> Params:
