@@ -30,6 +30,6 @@ else:
     Params = PyTree
     # One model per slice of a leading member axis that all leaves share.
     Population = PyTree[Shaped[jax.Array | np.ndarray, "members ..."]]
-    Mask = PyTree[Bool[jax.Array | np.ndarray, "..."]]
+    Mask = PyTree[Bool[jax.Array | np.ndarray, "..."] | bool]
     PerMember = Shaped[jax.Array | np.ndarray, " members"]
     Scalar = Shaped[jax.Array | np.ndarray, ""] | int | float
