@@ -35,17 +35,20 @@ def _table(package: str, file: str) -> np.ndarray:
     return numbers.reshape(text.count(b"\n"), -1)
 
 
+def _shuffled(rows: np.ndarray, label: str) -> np.ndarray:
+    """The rows in an order drawn from the library's own stream."""
+    return rows[np.argsort(bits(0, label, len(rows)), kind="stable")]
+
+
 def _split(x: np.ndarray, y: np.ndarray, label: str) -> Split:
-    """60 / 20 / 20 within each class, in an order drawn from the library's own stream."""
-    order = np.argsort(bits(0, label, len(y)), kind="stable")
+    """60 / 20 / 20 within each class; any first rows of a part are a sample of it."""
     parts: list[list[np.ndarray]] = [[], [], []]
     for kind in np.unique(y):
-        rows = order[y[order] == kind]
+        rows = _shuffled(np.flatnonzero(y == kind), f"{label}/{kind}")
         cuts = [len(rows) * 6 // 10, len(rows) * 8 // 10]
         for part, chunk in zip(parts, np.split(rows, cuts), strict=True):
             part.append(chunk)
-    rows = [np.sort(np.concatenate(part)) for part in parts]
-    rows = [order[np.isin(order, part)] for part in rows]
+    rows = [_shuffled(np.concatenate(part), label) for part in parts]
     return Split(*((x[part].astype(np.float32), y[part].astype(np.int32)) for part in rows))
 
 
