@@ -16,6 +16,7 @@ from wslax.errors import WeightSpaceError
 from wslax.typing import Array, Scalar
 
 _DIGIT = 2
+_ROW = 4096
 _UNSIGNED = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}
 
 
@@ -99,10 +100,17 @@ def top_k_mask(x: Array, k: Scalar) -> Array:
     k = jnp.asarray(k, jnp.int32)
     bits = _as_bits(x).reshape(-1)
     kth = _kth_bits(bits, jnp.maximum(k, 1))
-    above = bits > kth
-    # Among equals the first ones: their distance from the end, ranked by the same selection.
-    places = jnp.uint32(bits.size) - jnp.arange(bits.size, dtype=jnp.uint32)
-    places = jnp.where(bits == kth, places, jnp.uint32(0))
-    last = _kth_bits(places, k - jnp.sum(above, dtype=jnp.int32))
-    chosen = above | ((places >= last) & (places > 0))
+    above, equal = bits > kth, bits == kth
+    end = _end_of_first(equal, k - jnp.sum(above, dtype=jnp.int32))
+    chosen = above | (equal & (jnp.arange(bits.size, dtype=jnp.int32) < end))
     return (chosen & (k > 0)).reshape(x.shape)
+
+
+def _end_of_first(flags: Any, count: Any) -> Any:
+    """The place behind the `count`-th true flag: found by rows, then within one row."""
+    rows = jnp.pad(flags, (0, -flags.size % _ROW)).reshape(-1, _ROW)
+    reached = jnp.cumsum(jnp.sum(rows, axis=1, dtype=jnp.int32))
+    row = jnp.searchsorted(reached, count)
+    before = jnp.where(row > 0, reached[row - 1], 0)
+    within = jnp.searchsorted(jnp.cumsum(rows[row], dtype=jnp.int32), count - before)
+    return row * _ROW + within + 1
