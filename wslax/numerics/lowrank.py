@@ -71,11 +71,7 @@ def principal(
     matrix = matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))
     products = products or max(12, -(-3 * rank // block))
     key = jnp.stack(random.key_words(key))
-    solve = functools.partial(_solve, rank=rank, key=key, block=block, products=products)
-    for _ in matrix.shape[:-2]:
-        solve = jax.vmap(solve)
-    with jax.default_matmul_precision("float32"):
-        return solve(matrix)
+    return _batched(matrix, key, rank, block, products)
 
 
 def reconstruct(factors: LowRank) -> Array:
@@ -104,15 +100,26 @@ def _check(matrix: Any, rank: int, block: int, products: int | None) -> None:
         )
 
 
+@functools.partial(jax.jit, static_argnames=("rank", "block", "products"))
+def _batched(matrix: Any, key: Any, rank: int, block: int, products: int) -> LowRank:
+    solve = functools.partial(_solve, rank=rank, key=key, block=block, products=products)
+    for _ in matrix.shape[:-2]:
+        solve = jax.vmap(solve)
+    with jax.default_matmul_precision("float32"):
+        return solve(matrix)
+
+
 def _solve(w: Any, *, rank: int, key: Any, block: int, products: int) -> LowRank:
     if w.shape[0] > w.shape[1]:
         right, singular, left, residual = _solve(
             w.T, rank=rank, key=key, block=block, products=products
         )
         return LowRank(left, singular, right, residual)
-    if w.shape[0] <= block * products:
-        return _exact(w, rank)
-    return _krylov(w, rank, key, block, products)
+    scale = jnp.max(jnp.abs(w))  # squares of tiny or huge weights would leave the range of floats
+    w = w / jnp.where(scale > 0, scale, 1)
+    exact = w.shape[0] <= block * products
+    found = _exact(w, rank) if exact else _krylov(w, rank, key, block, products)
+    return found._replace(singular=found.singular * scale)
 
 
 def _exact(w: Any, rank: int) -> LowRank:
@@ -170,17 +177,18 @@ def _relative(gap: Any, singular: Any) -> Any:
 
 
 def _orthonormal(y: Any, basis: Any) -> Any:
-    """An orthonormal basis of the part of `y` outside `basis`; zero columns stay zero.
+    """An orthonormal basis of the part of `y` outside `basis`, zero columns where it has less.
 
-    Shifted Cholesky QR, repeated: the shift keeps a block of nearly equal columns factorable, the
-    repeats remove what it and rounding left over.
+    By the eigenvectors of the Gram matrix (SVQB, Stathopoulos and Wu 2002), twice. What rounding
+    alone leaves of a column is no direction: kept, it would bring back one the basis has.
     """
-    for sweep in range(3):
-        if sweep < 2:
-            y = y - basis @ (basis.T @ y)
-        y = _over(y, jnp.linalg.norm(y, axis=0))
-        gram = y.T @ y
-        shift = y.shape[1] * jnp.finfo(y.dtype).eps
-        factor = jnp.linalg.cholesky(gram + shift * jnp.eye(y.shape[1], dtype=y.dtype))
-        y = jax.scipy.linalg.solve_triangular(factor, y.T, lower=True).T
+    least = 8 * np.sqrt(y.shape[0]) * float(jnp.finfo(y.dtype).eps)
+    whole = jnp.linalg.norm(y, axis=0)
+    for _ in range(2):
+        y = y - basis @ (basis.T @ y)
+        left = jnp.linalg.norm(y, axis=0)
+        y = _over(y, jnp.where(left > least * whole, left, 0))
+        values, vectors = jnp.linalg.eigh(y.T @ y)
+        y = _over(y @ vectors, jnp.sqrt(jnp.where(values > least * values[-1], values, 0)))
+        whole = jnp.ones_like(whole)
     return y
