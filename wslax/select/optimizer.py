@@ -150,10 +150,8 @@ def lift(
         >>> [int((u != 0).sum()) for u in jax.tree.leaves(updates)]
         [0, 5]
     """
-    if isinstance(refresh_every, bool) or int(refresh_every) != refresh_every or refresh_every < 1:
-        raise WeightSpaceError(
-            f"refresh_every: expected an integer of at least 1, got {refresh_every}"
-        )
+    if refresh_every < 1:
+        raise WeightSpaceError(f"refresh_every: expected at least 1, got {refresh_every}")
 
     def init(params: Params) -> LiftState:
         found = chosen(params, rank, density, where)
