@@ -42,7 +42,7 @@ def timed(fn: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def torch_masks() -> dict[str, Callable[[Any], Any]]:
-    """The peers: a tensor to a mask."""
+    """The peers: a matrix to a mask."""
     try:
         import torch
     except ImportError:
@@ -54,12 +54,12 @@ def torch_masks() -> dict[str, Callable[[Any], Any]]:
         found[score.topk(COUNT, sorted=False).indices] = True
         return found.view(N, N)
 
-    def full(w: Any) -> Any:
-        return mask(*torch.linalg.svd(w, full_matrices=False))
+    def full(w: np.ndarray) -> Any:
+        return mask(*torch.linalg.svd(torch.from_numpy(w), full_matrices=False))
 
     def sketch(q: int, niter: int) -> Callable[[Any], Any]:
-        def run(w: Any) -> Any:
-            u, s, v = torch.svd_lowrank(w, q=q, niter=niter)
+        def run(w: np.ndarray) -> Any:
+            u, s, v = torch.svd_lowrank(torch.from_numpy(w), q=q, niter=niter)
             return mask(u, s, v.T)
 
         return run
@@ -104,9 +104,7 @@ def measure(repeats: int) -> list[Row]:
         found.setdefault("principal_mask", []).append(seconds)
         found.setdefault("principal_mask: IoU", []).append(iou(np.asarray(times[0][1]), exact))
         for name, peer in peers.items():
-            import torch
-
-            taken, mask = timed(lambda p=peer, x=torch.from_numpy(w): p(x))
+            taken, mask = timed(lambda p=peer: p(w))
             found.setdefault(name, []).append(taken)
             found.setdefault(f"{name} over principal_mask", []).append(taken / seconds)
             found.setdefault(f"{name}: IoU", []).append(iou(mask.numpy(), exact))
