@@ -1,5 +1,6 @@
 """LIFT's mask by block Krylov against a full and a randomised decomposition in PyTorch."""
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -104,7 +105,7 @@ def measure(repeats: int) -> list[Row]:
         found.setdefault("principal_mask", []).append(seconds)
         found.setdefault("principal_mask: IoU", []).append(iou(np.asarray(times[0][1]), exact))
         for name, peer in peers.items():
-            taken, mask = timed(lambda p=peer: p(w))
+            taken, mask = timed(functools.partial(peer, w))
             found.setdefault(name, []).append(taken)
             found.setdefault(f"{name} over principal_mask", []).append(taken / seconds)
             found.setdefault(f"{name}: IoU", []).append(iou(mask.numpy(), exact))

@@ -275,11 +275,15 @@ def is_float(leaf: Any) -> bool:
 def cast_like(x: Any, leaf: Any) -> Any:
     """`x` in the dtype and weak type of `leaf`, so that loops over edits always type.
 
+    JAX keys pass unchanged.
+
     Example:
         >>> import jax.numpy as jnp
         >>> cast_like(jnp.float32(1), jnp.asarray(2.0)).weak_type
         True
     """
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return x
     x = jax.lax.convert_element_type(x, leaf.dtype)
     if not getattr(leaf, "weak_type", False):
         return x

@@ -135,7 +135,7 @@ def empty(population: Population, n: int) -> Params:
     def slots(x: Array) -> Array:
         if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
             return jnp.repeat(x[:1], n, axis=0)
-        return jnp.zeros((n, *x.shape[1:]), x.dtype)
+        return jax.lax.full_like(x, 0, shape=(n, *x.shape[1:]))
 
     return jax.tree.map(slots, population)
 
@@ -174,11 +174,14 @@ def fill(
     def step(i: Array, buffer: Params) -> Params:
         first = jnp.minimum(start + i * size, stop - size)
         made = make(first + jnp.arange(size, dtype=jnp.int32), buffer)
-        return jax.tree.map(
-            lambda b, m: jax.lax.dynamic_update_slice_in_dim(b, m, first, 0), buffer, made
-        )
+        return jax.tree.map(lambda b, m: _write(b, m, first), buffer, made)
 
     return jax.lax.fori_loop(0, -(-(stop - start) // size), step, buffer)
+
+
+def _write(rows: Array, new: Array, start: Array) -> Array:
+    """New rows in place of old ones; weak types stay, so that loops type."""
+    return tree.cast_like(jax.lax.dynamic_update_slice_in_dim(rows, new, start, 0), rows)
 
 
 def place(old: Members, children: Members, alive: Array) -> tuple[Members, Array]:
@@ -213,7 +216,7 @@ def place(old: Members, children: Members, alive: Array) -> tuple[Members, Array
             new = jax.lax.dynamic_index_in_dim(child, c, 0)
             # A dead child writes back what is there: under `vmap` a branch would do both anyway.
             kept = jnp.where(born[c], new, row)
-            return jax.lax.dynamic_update_slice_in_dim(leaf, kept, slots[c], 0)
+            return _write(leaf, kept, slots[c])
 
         return jax.tree.map(write, now, children)
 

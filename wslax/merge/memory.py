@@ -162,7 +162,7 @@ def _check(method: Method, population: Any, base: Any, key: Any) -> int:
     if method.base == "required" and base is None:
         raise WeightSpaceError(f"{method.name} needs base=: the model that the members came from")
     if base is not None:
-        one = jax.eval_shape(lambda p: jax.tree.map(lambda x: x[0], p), population)
+        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), population)
         tree.check_like(base, one, "base", "a member")
     return count
 

@@ -66,6 +66,10 @@ def _inside(a: Site, b: Site, length: int) -> bool:
     return b.outer == 1 and one_tile and len(owners) == 1 and -1 not in owners
 
 
+def _range(*bounds: int) -> np.ndarray:
+    return np.arange(*bounds, dtype=np.int32)
+
+
 def along(site: Site, length: int, index: Any, xp: Any = np) -> Any:
     """For each element of the new axis, the element of the old axis that it is copied from.
 
@@ -79,14 +83,14 @@ def along(site: Site, length: int, index: Any, xp: Any = np) -> Any:
       `[..., new length]`; elements outside the site keep their order.
     """
     tile, first, last = bounds(site, length)
-    lead = index.shape[:-1]
-    unit = xp.expand_dims(index, -1) * site.inner + np.arange(site.inner).reshape(
+    lead, index = index.shape[:-1], index.astype(np.int32)
+    unit = xp.expand_dims(index, -1) * site.inner + _range(site.inner).reshape(
         (1,) * index.ndim + (-1,)
     )
-    head = np.broadcast_to(np.arange(first), (*lead, first))
-    tail = np.broadcast_to(np.arange(last, tile), (*lead, tile - last))
+    head = np.broadcast_to(_range(first), (*lead, first))
+    tail = np.broadcast_to(_range(last, tile), (*lead, tile - last))
     one = xp.concatenate([head, first + unit.reshape(*lead, -1), tail], -1)
-    starts = np.arange(site.outer).reshape((1,) * len(lead) + (-1, 1)) * tile
+    starts = _range(site.outer).reshape((1,) * len(lead) + (-1, 1)) * tile
     return (starts + xp.expand_dims(one, -2)).reshape(*lead, -1)
 
 
