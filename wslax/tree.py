@@ -272,6 +272,17 @@ def is_float(leaf: Any) -> bool:
     return dtype is not None and jax.dtypes.issubdtype(dtype, np.floating)
 
 
+def wide(leaf: Any) -> np.dtype:
+    """The dtype that arithmetic on a leaf of floats is in: float64 for float64, else float32.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> wide(jnp.zeros(2, jnp.bfloat16))
+        dtype('float32')
+    """
+    return np.dtype(np.float64 if leaf.dtype == np.float64 else np.float32)
+
+
 def cast_like(x: Any, leaf: Any) -> Any:
     """`x` in the dtype and weak type of `leaf`, so that loops over edits always type.
 

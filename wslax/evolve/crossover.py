@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from wslax import tree
-from wslax.evolve.strategy import wide
 from wslax.typing import Array, Key, Params, PerMember, Population
 
 Crossover = Callable[[Key, Population, Array], Params]
@@ -36,7 +35,7 @@ def linear(key: Key, pair: Population, coef: PerMember) -> Params:
     def blend(x: Array) -> Array:
         if not tree.is_float(x):
             return x[0]
-        kind = wide(x)
+        kind = tree.wide(x)
         c = coef.astype(kind)
         return (c[0] * x[0].astype(kind) + c[1] * x[1].astype(kind)).astype(x.dtype)
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from wslax import random, tree
 from wslax.errors import WeightSpaceError
-from wslax.evolve.strategy import wide
 from wslax.typing import Array, Key, Params, Scalar
 
 # Up to this rate the hits are scattered; above it every weight is visited.
@@ -91,7 +90,7 @@ Words = Callable[[str, int], Array]
 
 def _moved(words: Words, x: Array, sigma: Scalar) -> Array:
     """`x` plus noise, one word each."""
-    kind = wide(x)
+    kind = tree.wide(x)
     noise = random.normal(words("noise", x.size)).astype(kind)
     return (x.astype(kind) + jnp.asarray(sigma, kind) * noise).astype(x.dtype)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from wslax import tree
 from wslax.errors import WeightSpaceError
-from wslax.evolve.strategy import Info, Members, Strategy, wide
+from wslax.evolve.strategy import Info, Members, Strategy
 from wslax.population.members import as_key, size
 from wslax.typing import Array, Key, Params
 
@@ -137,7 +137,7 @@ def _checked(fitness: Any, population: Params) -> Array:
         raise WeightSpaceError(
             f"evaluate: expected one number a member, [{n}], got {tree.aval(fitness)}"
         )
-    return fitness.astype(wide(fitness))
+    return fitness.astype(tree.wide(fitness))
 
 
 def _towards(direction: str, fitness: Array) -> Array:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from wslax import tree
 from wslax.errors import WeightSpaceError
@@ -87,17 +86,6 @@ class Info(NamedTuple):
     failed: Array
 
 
-def wide(x: Array) -> np.dtype:
-    """The dtype to compute in: float64 for float64, else float32.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> wide(jnp.zeros(2, jnp.bfloat16))
-        dtype('float32')
-    """
-    return np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
-
-
 def members(population: Params, fitness: Array) -> Members:
     """A checked population with ids 0 to N - 1.
 
@@ -119,7 +107,7 @@ def members(population: Params, fitness: Array) -> Members:
         raise WeightSpaceError(
             f"fitness: expected one number a member, [{n}], got {tree.aval(fitness)}"
         )
-    fitness = fitness.astype(wide(fitness))
+    fitness = fitness.astype(tree.wide(fitness))
     return Members(jax.tree.map(jnp.asarray, population), fitness, jnp.arange(n, dtype=jnp.uint32))
 
 

@@ -41,7 +41,7 @@ class Plan(NamedTuple):
 
 def _times(leaf: Array, factor: Any, axis: int) -> Array:
     """A leaf times a vector along one axis, half types by way of float32."""
-    wide = np.promote_types(leaf.dtype, np.float32)
+    wide = tree.wide(leaf)
     shape = [-1 if a == axis else 1 for a in range(leaf.ndim)]
     return (leaf.astype(wide) * factor.reshape(shape).astype(wide)).astype(leaf.dtype)
 
@@ -53,7 +53,7 @@ def _noisy(leaf: Array, site: Site, old: int, name: str, noise: Noise) -> Array:
     shape = [-1 if a == site.axis else 1 for a in range(leaf.ndim)]
     factor = jnp.where(new.reshape(shape), factor, np.float32(1))
     host = isinstance(leaf, np.ndarray)
-    wide = np.promote_types(leaf.dtype, np.float32)
+    wide = tree.wide(leaf)
     factor = (np.asarray(factor) if host else factor).astype(wide)
     return (leaf.astype(wide) * factor).astype(leaf.dtype)
 

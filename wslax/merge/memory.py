@@ -19,10 +19,6 @@ from wslax.random import bits, key_words
 UNROLLED = 8  # members up to which a fold is unrolled; beyond, one scan
 
 
-def _compute_dtype(dtype: Any) -> Any:
-    return jnp.float64 if dtype == jnp.float64 else jnp.float32
-
-
 def _each(rows: Any, fn: Callable[[Any], Any]) -> Any:
     """`fn` of every row, stacked."""
     count = rows["index"].shape[0]
@@ -59,7 +55,7 @@ def _merge_leaf(
     stack: Any, base: Any, numbers: Any, counts: Any, ids: Any, key: Any,
 ) -> Any:  # fmt: skip
     """One leaf, merged. Compiled once for a method, shapes and dtype: numbers are arguments."""
-    dtype, shape = _compute_dtype(stack.dtype), stack.shape[1:]
+    dtype, shape = tree.wide(stack), stack.shape[1:]
     size = int(np.prod(shape))
     base = None if base is None else base.astype(dtype)
     numbers = {name: jnp.asarray(value).astype(dtype) for name, value in numbers.items()}

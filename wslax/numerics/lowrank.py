@@ -68,7 +68,7 @@ def principal(
     """
     _check(matrix, rank, block, products)
     matrix = jnp.asarray(matrix)
-    matrix = matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))
+    matrix = matrix.astype(tree.wide(matrix))
     products = products or max(12, -(-3 * rank // block))
     key = jnp.stack(random.key_words(key))
     return _batched(matrix, key, rank, block, products)

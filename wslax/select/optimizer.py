@@ -55,8 +55,7 @@ def _indices(what: Chosen, leaf: Any) -> Any:
 
 
 def _compact(what: Chosen, leaf: Any, indices: Any) -> Any:
-    wide = jnp.promote_types(leaf.dtype, jnp.float32)
-    return leaf.reshape(-1).at[indices].get(mode="promise_in_bounds").astype(wide)
+    return leaf.reshape(-1).at[indices].get(mode="promise_in_bounds").astype(tree.wide(leaf))
 
 
 def _spread(indices: Any, values: Any, like: Any) -> Any:

@@ -93,7 +93,7 @@ def leaf_mask(leaf: Any, what: Chosen, key: Any) -> Any:
     """
     if what.count == leaf.shape[-1] * leaf.shape[-2]:
         return jnp.ones(leaf.shape, bool)
-    scores = leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+    scores = leaf.astype(tree.wide(leaf))
     # The whole spectrum is the matrix itself.
     if what.rank < min(leaf.shape[-2:]):
         scores = reconstruct(principal(scores, what.rank, key=key))
