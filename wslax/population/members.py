@@ -59,9 +59,10 @@ def row_spec(population: Params, axes: int = 1) -> Params:
     """
 
     def row(x: Any) -> Any:
+        x = jax.typeof(x)
         return jax.ShapeDtypeStruct(x.shape[axes:], x.dtype, weak_type=x.weak_type)
 
-    return jax.tree.map(row, jax.eval_shape(lambda p: p, population))
+    return jax.tree.map(row, population)
 
 
 def stack(members: Sequence[Params]) -> Params:

@@ -9,7 +9,7 @@ import jax
 from wslax import tree
 from wslax.population.steps import Step
 
-Strategy = Literal["vmap", "map"]
+Strategy = Literal["vmap", "map", "step"]
 
 # Measured by `python -m benchmarks training`: beyond these one member at a time is faster on CPU.
 MOST_PRODUCT = 3072
@@ -38,10 +38,12 @@ def choose_strategy(step: Step, member: Any, batch: Any, key: Any) -> Strategy:
     """How `train` maps a step over members when it is not told.
 
     An accelerator takes `"vmap"`. A CPU takes it while a step costs little more than its own
-    overhead: no convolution (XLA makes a vectorised convolution gradient a grouped one, far slower
-    than a loop), no matrix product of more than 3,072 numbers (vectorised products of larger
-    matrices are transposed first), and at most 16,384 numbers in a member (it stays in the cache
-    when members take turns). The rule reads shapes only, so a resumed run takes the same path.
+    overhead: no matrix product of more than 3,072 numbers (vectorised products of larger matrices
+    are transposed first), and at most 16,384 numbers in a member (it stays in the cache when
+    members take turns); otherwise `"map"`. With a convolution it takes `"step"`: XLA makes a
+    vectorised convolution gradient a grouped one, far slower than a loop, and a convolution inside
+    a compiled loop over steps costs two to three times one outside. The rule reads shapes only, so
+    a resumed run takes the same path.
 
     Args:
       step: the step.
@@ -50,7 +52,7 @@ def choose_strategy(step: Step, member: Any, batch: Any, key: Any) -> Strategy:
       key: a JAX key.
 
     Returns:
-      `"vmap"` or `"map"`.
+      `"vmap"`, `"map"` or `"step"`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -62,12 +64,9 @@ def choose_strategy(step: Step, member: Any, batch: Any, key: Any) -> Strategy:
     """
     if jax.default_backend() != "cpu":
         return "vmap"
-    if tree.size(member) > MOST_NUMBERS:
-        return "map"
-    for eqn in equations(jax.make_jaxpr(step)(member, batch, key).jaxpr):
-        name = eqn.primitive.name
-        if name == "conv_general_dilated":
-            return "map"
-        if name == "dot_general" and math.prod(eqn.outvars[0].aval.shape) > MOST_PRODUCT:
-            return "map"
-    return "vmap"
+    found = list(equations(jax.make_jaxpr(step)(member, batch, key).jaxpr))
+    if any(eqn.primitive.name == "conv_general_dilated" for eqn in found):
+        return "step"
+    products = [eqn.outvars[0].aval.shape for eqn in found if eqn.primitive.name == "dot_general"]
+    large = any(math.prod(shape) > MOST_PRODUCT for shape in products)
+    return "map" if large or tree.size(member) > MOST_NUMBERS else "vmap"

@@ -26,7 +26,11 @@ def _walk(step: Step, member: Any, batches: Any, key: Any, start: Any, i: Any) -
 
     steps = jax.tree.leaves(batches)[0].shape[0]
     turns = jnp.arange(steps, dtype=jnp.uint32) + start
-    after, metrics = jax.lax.scan(turn, member, (turns, batches))
+    if steps == 1:  # outside a loop XLA compiles convolutions better
+        after, metrics = turn(member, jax.tree.map(lambda x: x[0], (turns, batches)))
+        metrics = jax.tree.map(lambda x: x[None], metrics)
+    else:
+        after, metrics = jax.lax.scan(turn, member, (turns, batches))
     return jax.tree.map(tree.cast_like, after, member), metrics
 
 
@@ -42,6 +46,8 @@ def _together(
         mesh, axis = spread
         rows, columns, whole = PartitionSpec(axis), PartitionSpec(None, axis), PartitionSpec()
         ids = jax.device_put(ids, NamedSharding(mesh, rows))
+        if per_member:
+            batches = jax.device_put(batches, NamedSharding(mesh, columns))
         run = jax.shard_map(
             run,
             mesh=mesh,
@@ -64,20 +70,37 @@ def _alone(
 
 
 @jax.jit
+def _copied(population: Any) -> Any:
+    return jax.tree.map(jnp.copy, population)
+
+
+@jax.jit
 def _columns(rows: Any) -> Any:
     return jax.tree.map(lambda *x: jnp.stack(x, axis=1), *rows)
 
 
 def _in_turn(
-    step: Step, population: Any, batches: Any, key: Any, start: Any, per_member: bool
+    step: Step, population: Any, batches: Any, key: Any, start: int, per_member: bool, stride: int
 ) -> tuple[Any, Any]:
+    """A segment of one member after another, `stride` steps a call."""
+    steps = jax.tree.leaves(batches)[0].shape[0]
+    parts = [
+        (np.uint32(start + t), jax.tree.map(lambda x, t=t: x[t : t + stride], batches))
+        for t in range(0, max(steps, 1), stride)
+    ]
     rows = []
     for i in range(size(population)):
-        population, metrics = _alone(
-            step, population, batches, key, start, np.uint32(i), per_member
-        )
-        rows.append(metrics)
+        found = []
+        for t, part in parts:
+            population, metrics = _alone(step, population, part, key, t, np.uint32(i), per_member)
+            found.append(metrics)
+        rows.append(_joined(found))
     return population, _columns(rows)
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Metrics behind each other."""
+    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
 
 
 def _check_batches(batches: Any, n: int, per_member: bool) -> int:
@@ -134,8 +157,8 @@ def train(
       segment: steps per compiled call. A shorter last segment compiles once more.
       per_member: batches are `[T, N, ...]` and each member gets its own.
       strategy: `"vmap"` (all members in one vectorised program), `"map"` (a program of one member,
-        run for one after another; not for members spread over devices), or None for
-        `choose_strategy`. They agree within rounding.
+        run for one after another), `"step"` (a program of one step of one member; neither is for
+        members spread over devices), or None for `choose_strategy`. They agree within rounding.
       on_segment: `on_segment(steps done, population, metrics of the segment)`; the population's
         buffers are reused afterwards, so copy what you keep.
 
@@ -166,20 +189,25 @@ def train(
     _check_step(step, *slices)
     if strategy is None:
         strategy = "vmap" if spread else choose_strategy(step, *slices)
-    if strategy == "map" and spread:
-        raise WeightSpaceError('strategy: members spread over devices need "vmap", got "map"')
-    population = jax.tree.map(jnp.copy, population)
+    if strategy != "vmap" and spread:
+        raise WeightSpaceError(
+            f'strategy: members spread over devices need "vmap", got "{strategy}"'
+        )
+    population = _copied(population)
     found = []
     begin = start
     while begin < steps or not found:
         end = min(begin - begin % segment + segment, steps)
         part = jax.tree.map(lambda x, b=begin, e=end: x[b:e], batches)
-        at = (step, population, part, key, np.uint32(begin), per_member)
-        population, metrics = _in_turn(*at) if strategy == "map" else _together(*at, spread)
+        if strategy == "vmap":
+            at = (step, population, part, key, np.uint32(begin), per_member, spread)
+            population, metrics = _together(*at)
+        else:
+            stride = 1 if strategy == "step" else segment
+            at = (step, population, part, key, begin, per_member, stride)
+            population, metrics = _in_turn(*at)
         found.append(metrics)
         if on_segment is not None and end > begin:
             on_segment(end, population, metrics)
         begin = end
-    if len(found) == 1:
-        return population, found[0]
-    return population, jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
+    return population, _joined(found)
