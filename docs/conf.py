@@ -18,6 +18,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
     "myst_nb",
+    "docstrings",
     "generated",
     "public_names",
 ]
@@ -29,14 +30,22 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 exclude_patterns = ["_build"]
 
 html_theme = "furo"
 html_title = "wslax"
 html_static_path = ["_static"]
+html_css_files = ["wslax.css"]
+html_theme_options = {"navigation_with_keys": True}
+toc_object_entries_show_parents = "hide"
 
 # The namespaces whose public names must all be documented.
 public_namespaces = [
     "wslax",
     *(f"wslax.{name}" for name in wslax._MODULES),
+    *(f"wslax.numerics.{name}" for name in ("threshold", "streaming", "lowrank")),
+    "wslax.errors",
+    "wslax.recipes",
+    "wslax.report",
 ]

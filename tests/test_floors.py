@@ -15,7 +15,7 @@ PRIVATE = {"_lazy": None, "_linen": "nets"}  # the ground under all, and a part 
 
 def floors():
     """Module to floor, the highest first, as the page draws them; notes stand after wide gaps."""
-    picture = re.search(r"```floors\n(.*?)```", PAGE.read_text(), re.S).group(1)
+    picture = re.search(r"## Floors.*?```text\n(.*?)```", PAGE.read_text(), re.S).group(1)
     rows = [re.split(r" {3,}", line)[0].split() for line in picture.strip().splitlines()]
     return {name: len(rows) - i for i, row in enumerate(rows) for name in row}
 
