@@ -139,3 +139,14 @@ def test_more_bad_input():
         principal_mask({"b": W["b"]}, rank=1, density=0.5)
     with pytest.raises(ws.WeightSpaceError, match="density fixes shapes, so it is a Python number"):
         jax.jit(lambda d: principal_mask(W, rank=1, density=d))(0.5)
+
+
+def test_many_matrices_are_decomposed_one_after_another():
+    """Side by side JAX's eigh would wait for threads that wait for it: this would never end."""
+    params = {str(i): jnp.asarray(weights((64, 64), i)) for i in range(6)}
+    masks = jax.jit(lambda p: principal_mask(p, rank=2, density=0.1))
+    for _ in range(10):
+        assert all(int(m.sum()) == 410 for m in jax.tree.leaves(masks(params)))
+    assert all(
+        int(m.sum()) == 410 for m in jax.tree.leaves(principal_mask(params, rank=2, density=0.1))
+    )

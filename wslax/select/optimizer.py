@@ -10,7 +10,7 @@ import optax
 
 from wslax import tree
 from wslax.errors import WeightSpaceError
-from wslax.select.principal import Chosen, chosen, leaf_mask
+from wslax.select.principal import Chosen, chosen, leaf_masks
 from wslax.typing import Params, Where
 
 
@@ -48,10 +48,17 @@ def _each(fn: Any, found: list[Chosen | None], *trees: Any) -> Any:
     return structure.unflatten([None if row[0] is None else fn(*row) for row in rows])
 
 
-def _indices(what: Chosen, leaf: Any) -> Any:
-    matrices = leaf.size // (leaf.shape[-1] * leaf.shape[-2])
-    mask = leaf_mask(leaf, what, jax.random.key(0)).reshape(-1)
-    return jnp.nonzero(mask, size=matrices * what.count)[0].astype(jnp.int32)
+def _indices(found: list[Chosen | None], params: Params) -> Any:
+    leaves, structure = jax.tree.flatten(params)
+
+    def places(what: Chosen | None, leaf: Any, mask: Any) -> Any:
+        if what is None:
+            return None
+        matrices = leaf.size // (leaf.shape[-1] * leaf.shape[-2])
+        return jnp.nonzero(mask.reshape(-1), size=matrices * what.count)[0].astype(jnp.int32)
+
+    rows = zip(found, leaves, leaf_masks(leaves, found, 0), strict=True)
+    return structure.unflatten([places(*row) for row in rows])
 
 
 def _compact(what: Chosen, leaf: Any, indices: Any) -> Any:
@@ -154,14 +161,14 @@ def lift(
 
     def init(params: Params) -> LiftState:
         found = chosen(params, rank, density, where)
-        indices = _each(_indices, found, params)
+        indices = _indices(found, params)
         compact = _each(_compact, found, params, indices)
         state = inner.init(compact)
         _check_inner(state, compact)
         return LiftState(jnp.zeros((), jnp.int32), indices, state)
 
     def refreshed(found: Any, params: Params, due: Any, indices: Any, state: Any) -> Any:
-        new = _each(_indices, found, params)
+        new = _indices(found, params)
         new = jax.tree.map(lambda a, b: jnp.where(due, a, b), new, indices)
 
         def carry(moments: Any) -> Any:

@@ -1,6 +1,7 @@
 """Principal weights: the largest entries of a matrix's low-rank part."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -102,6 +103,28 @@ def leaf_mask(leaf: Any, what: Chosen, key: Any) -> Any:
     return masks.reshape(leaf.shape)
 
 
+def leaf_masks(leaves: Sequence[Any], found: Sequence[Chosen | None], key: Key) -> list[Any]:
+    """The masks of leaves, one after another; None where nothing is selected.
+
+    JAX's LAPACK kernels wait inside the thread pool that they need: as many at a time as it has
+    threads wait for ever. So each decomposition depends on the mask before it, which is never
+    empty.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> leaf_masks([jnp.eye(2), jnp.ones(3)], [Chosen(2, 1), None], 0)[1] is None
+        True
+    """
+    words, done, masks = jnp.stack(random.key_words(key)), np.True_, []
+    for leaf, what in zip(leaves, found, strict=True):
+        if what is None:
+            masks.append(None)
+            continue
+        masks.append(leaf_mask(jnp.where(done, leaf, jnp.zeros_like(leaf)), what, words))
+        done = done & masks[-1].any()
+    return masks
+
+
 def principal_mask(
     params: Params,
     *,
@@ -152,10 +175,7 @@ def principal_mask(
         102
     """
     found = chosen(params, rank, density, where)
-    key = jnp.stack(random.key_words(0 if key is None else key))
-
-    def mask(leaf: Any, what: Chosen | None) -> Any:
-        return jnp.zeros(leaf.shape, bool) if what is None else leaf_mask(leaf, what, key)
-
     leaves, structure = jax.tree.flatten(params)
-    return structure.unflatten([mask(leaf, what) for leaf, what in zip(leaves, found, strict=True)])
+    masks = leaf_masks(leaves, found, 0 if key is None else key)
+    rows = zip(leaves, masks, strict=True)
+    return structure.unflatten([jnp.zeros(x.shape, bool) if m is None else m for x, m in rows])
