@@ -1,8 +1,11 @@
-r"""Docstrings are plain text with `code`, \(maths\) and \[maths\]; Sphinx reads reStructuredText."""
+r"""Docstrings have `code`, \(maths\) and \[maths\] in plain text; Sphinx reads reStructuredText."""
 
+import inspect
 import re
 
-_TOKEN = re.compile(r"``.+?``|:[\w:]+:`[^`]+`|`([^`]+)`_?|\\\((.+?)\\\)|\\\[(.+?)\\\]|\|", re.DOTALL)
+_TOKEN = re.compile(
+    r"``.+?``|:[\w:]+:`[^`]+`|`([^`]+)`_?|\\\((.+?)\\\)|\\\[(.+?)\\\]|\|", re.DOTALL
+)
 _NAME = re.compile(r"[A-Za-z_][\w.]*")
 
 
@@ -36,6 +39,11 @@ def _convert(paragraph):
 
 
 def _process(app, what, name, obj, options, lines):
+    if (
+        what == "data"
+        and "\n".join(lines).strip() == inspect.cleandoc(type(obj).__doc__ or "").strip()
+    ):
+        lines[:] = []  # what a dict is in general says nothing
     text = "\n".join(lines)
     lines[:] = "\n\n".join(map(_convert, re.split(r"\n[ \t]*\n", text))).split("\n")
 

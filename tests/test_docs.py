@@ -1,0 +1,92 @@
+"""What README and docs say runs: their Python in order, and their commands by their options."""
+
+import json
+import pathlib
+import re
+import shlex
+
+import pytest
+
+from wslax.cli import app, main
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = ["README.md", *(f"docs/{name}.md" for name in (
+    "index", "getting_started", "concepts", "adding_a_method", "tour", "merging",
+))]  # fmt: skip
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+def test_python_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    space = {"__name__": page}
+    import jax
+
+    # The pages are written for users, whose arrays broadcast as numpy's do.
+    with jax.numpy_rank_promotion("allow"):
+        for block in blocks(page, "python"):
+            exec(compile(block, page, "exec"), space)
+
+
+def commands(page):
+    for block in blocks(page, "bash"):
+        for line in block.splitlines():
+            for part in line.split("&&"):
+                words = shlex.split(part, comments=True)
+                if words[:1] == ["wslax"]:
+                    yield words[1:]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if list(commands(page))])
+def test_commands_parse(page):
+    for words in commands(page):
+        function, *_ = app.parse_args(words, exit_on_error=False, print_error=False)
+        assert function.__name__ == words[0]
+
+
+def test_a_recipe_of_the_docs_is_a_recipe():
+    from wslax.merge.config import parse_recipe, read_yaml
+
+    for page in ("docs/getting_started.md", "docs/merging.md"):
+        for block in blocks(page, "yaml"):
+            assert parse_recipe(read_yaml(block)).models
+
+
+@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", "docs/design.md"])
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
+        if "://" not in target and target not in ("benchmarks.md",):
+            assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_the_notebook_is_its_source():
+    """`jupytext --to ipynb notebooks/tour.py` writes one from the other."""
+    source = (ROOT / "notebooks" / "tour.py").read_text()
+    for cell in json.loads((ROOT / "notebooks" / "tour.ipynb").read_text())["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            text = "\n".join(f"# {line}".rstrip() for line in text.splitlines())
+        else:
+            assert cell["outputs"] == []
+        assert text in source
+        source = source[source.index(text) + len(text) :]
+    assert re.sub(r"# %%.*", "", source).strip() == ""
+
+
+def test_every_method_parameter_has_an_option(capsys):
+    import wslax as ws
+
+    assert main(["merge", "--help"]) == 0
+    out = capsys.readouterr().out
+    for method in ws.merge.METHODS.values():
+        for param in method.params:
+            assert f"--{param.word}" in out
+
+
+def test_the_two_commands_are_one_line_each():
+    readme = (ROOT / "README.md").read_text()
+    assert 'pip install ".[run]" && wslax run\n' in readme
+    assert 'pip install ".[test]" && pytest\n' in readme
