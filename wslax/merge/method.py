@@ -36,7 +36,7 @@ class Member(NamedTuple):
 
     @property
     def delta(self) -> Any:
-        """The task vector: `x - base`."""
+        """The task vector, `x - base`."""
         return self.x - self.base
 
 
