@@ -53,7 +53,7 @@ def _data(context: Context) -> tuple[np.ndarray, np.ndarray, list[int]]:
 
 
 def run(context: Context) -> Outcome:
-    """Train the base, then all experts, and beside them one net on all conditions, as one program.
+    """Train the base, then all experts, and beside them one net on all conditions, by one call.
 
     Returns:
       Parameters `base`, `experts` (a population) and `joint`; hits of each.
@@ -114,7 +114,7 @@ def section(context: Context, outcome: Outcome) -> Section:
         "experts", "Train a population of experts",
         f"A net of {' and '.join(map(str, config.hidden))} hidden units is trained on upright "
         f"digits for {config.base_steps} steps. From this base, one expert a condition is trained "
-        f"for {config.steps} steps, all experts at once as one vectorised program.",
+        f"for {config.steps} steps, all experts by one call.",
         f"On its own condition an expert reaches {100 * own:.1f}% on average, on the conditions of "
         f"the others {100 * others:.1f}%.",
         (pictures, heat), (table,),
