@@ -48,14 +48,18 @@ def _each(fn: Any, found: list[Chosen | None], *trees: Any) -> Any:
     return structure.unflatten([None if row[0] is None else fn(*row) for row in rows])
 
 
+def _total(what: Chosen, leaf: Any) -> int:
+    """How many weights are selected in all matrices of a leaf."""
+    return leaf.size // (leaf.shape[-1] * leaf.shape[-2]) * what.count
+
+
 def _indices(found: list[Chosen | None], params: Params) -> Any:
     leaves, structure = jax.tree.flatten(params)
 
     def places(what: Chosen | None, leaf: Any, mask: Any) -> Any:
         if what is None:
             return None
-        matrices = leaf.size // (leaf.shape[-1] * leaf.shape[-2])
-        return jnp.nonzero(mask.reshape(-1), size=matrices * what.count)[0].astype(jnp.int32)
+        return jnp.nonzero(mask.reshape(-1), size=_total(what, leaf))[0].astype(jnp.int32)
 
     rows = zip(found, leaves, leaf_masks(leaves, found, 0), strict=True)
     return structure.unflatten([places(*row) for row in rows])
@@ -112,8 +116,8 @@ def lift(
 ) -> optax.GradientTransformation:
     r"""Train only the principal weights, with optimizer state for them alone (LIFT).
 
-    The selection is `principal_mask` of the parameters at the start and again before update number
-    `refresh_every`, `2 * refresh_every`, ... (counted from 0). Gradients of selected weights go to
+    The selection is `principal_mask` of the parameters at updates number 0, `refresh_every`,
+    `2 * refresh_every`, ...; `init` only allocates. Gradients of selected weights go to
     `inner` as one float32 vector `[k]` a leaf, with the parameters' values beside them (for weight
     decay); what it returns is put in their places. All other updates are 0, also those of leaves
     that are not selected from, so the whole of the rest is frozen.
@@ -161,7 +165,8 @@ def lift(
 
     def init(params: Params) -> LiftState:
         found = chosen(params, rank, density, where)
-        indices = _indices(found, params)
+        # Places that stand for none yet: the first update selects, so `init` only allocates.
+        indices = _each(lambda what, x: jnp.arange(_total(what, x), dtype=jnp.int32), found, params)
         compact = _each(_compact, found, params, indices)
         state = inner.init(compact)
         _check_inner(state, compact)
@@ -183,7 +188,7 @@ def lift(
             )
         tree.check_structure(updates, params, "updates", "params")
         found = chosen(params, rank, density, where)
-        due = (state.count > 0) & (state.count % np.int32(refresh_every) == 0)
+        due = state.count % np.int32(refresh_every) == 0
         indices, held = jax.lax.cond(
             _any(due),
             functools.partial(refreshed, found, params, due),
