@@ -19,10 +19,10 @@ extensions = [
     "sphinx.ext.viewcode",
     "myst_nb",
     "docstrings",
-    "generated",
     "public_names",
 ]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
 nb_execution_mode = "off"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"

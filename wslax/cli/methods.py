@@ -1,6 +1,7 @@
 """`wslax methods`: the registry of merging methods as a table."""
 
 import json
+import re
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -52,7 +53,8 @@ def markdown() -> str:
         '| method | what it does | members | base | parameters and defaults | source |'
     """
     lines = [HEAD, ["---"] * len(HEAD), *(_cells(row, "`") for row in _rows())]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return re.sub(r"arXiv:([\d.]*\d)", r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
 
 
 def methods(
