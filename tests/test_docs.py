@@ -1,4 +1,4 @@
-"""What README and docs say runs: their Python in order, and their commands by their options."""
+"""What README and docs say runs: their Python and their commands, in order."""
 
 import json
 import pathlib
@@ -6,8 +6,10 @@ import re
 import runpy
 import shlex
 
+import numpy as np
 import pytest
 
+from wslax import io
 from wslax.cli import app, main
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -41,19 +43,27 @@ def commands(page):
                     yield words[1:]
 
 
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    """What the pages speak of, small: three models of one architecture in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name in ("base", "math", "code"):
+        names = [f"model.layers.{i}.{part}.weight" for i in range(3) for part in ("mlp", "attn")]
+        tree = {name: rng.normal(size=(8, 9)).astype(np.float32) for name in names}
+        io.save(tree, tmp_path / "models" / name)
+    return tmp_path
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if list(commands(page))])
-def test_commands_parse(page):
+def test_commands_run(page, models):
+    """In order, as a reader types them; of the tour, which takes minutes, the options only."""
+    recipe = blocks(page, "yaml") or blocks("docs/getting_started.md", "yaml")
+    (models / "recipe.yaml").write_text(recipe[0])
     for words in commands(page):
         function, *_ = app.parse_args(words, exit_on_error=False, print_error=False)
         assert function.__name__ == words[0]
-
-
-def test_a_recipe_of_the_docs_is_a_recipe():
-    from wslax.merge.config import parse_recipe, read_yaml
-
-    for page in ("docs/getting_started.md", "docs/merging.md"):
-        for block in blocks(page, "yaml"):
-            assert parse_recipe(read_yaml(block)).models
+        assert words[0] == "run" or main(words) == 0, words
 
 
 @pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", "docs/design.md", "docs/methods.md"])

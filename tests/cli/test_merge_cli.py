@@ -74,10 +74,10 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(models, capsys):
     assert main(["merge", "ties.yaml", "out", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "h.1.w" in out
-    assert "coef [0.5, 0.5]" in out
+    assert "weight [0.5, 0.5]" in out
     assert main(["merge", "ties.yaml", "out", "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert plan["tensors"][2]["parameters"]["coef"] == [0.9, 0.9]
+    assert plan["tensors"][2]["parameters"]["weight"] == [0.9, 0.9]
     assert plan["written"] == 3 * 8 * 9 * 4
     assert plan["peak_buffers"] < 250e6
     assert left(models) == before

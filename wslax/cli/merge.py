@@ -14,8 +14,8 @@ from wslax.merge.disk import Report, check_out, run_plan
 from wslax.merge.plan import Plan, make_plan
 
 
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB"
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB" if count >= 1e6 else f"{count / 1e3:,.0f} kB"
 
 
 def _from_options(
@@ -69,16 +69,22 @@ def _show_plan(plan: Plan, console: Any, tensors: bool) -> None:
     if plan.base is not None:
         console.print(f"base    {plan.base.path}", highlight=False, soft_wrap=True)
     console.print(
-        f"{len(plan.jobs)} tensors, {_megabytes(plan.read)} to read, {_megabytes(plan.written)} to "
-        f"write, at most {_megabytes(plan.peak)} of buffers",
+        f"{len(plan.jobs)} tensors, {_bytes(plan.read)} to read, {_bytes(plan.written)} to "
+        f"write, at most {_bytes(plan.peak)} of buffers",
         highlight=False,
     )
     if tensors:
         table = Table("tensor", "dtype", "shape", "rule")
         for job in plan.jobs:
-            rule = "copied" if job.compute is None else _values(job.params)
+            rule = "copied" if job.compute is None else _values(_given(plan, job))
             table.add_row(job.name, job.spec.dtype.name, str(list(job.spec.shape)), rule)
         console.print(table)
+
+
+def _given(plan: Plan, job: Any) -> dict[str, Any]:
+    """The parameters of a tensor by their words in a recipe."""
+    words = {param.name: param.word for param in plan.method.params}
+    return {words[name]: value for name, value in job.params.items()}
 
 
 def _values(params: Any) -> str:
@@ -98,8 +104,8 @@ def _show_report(report: Report, console: Any) -> None:
         table.add_row(parent.path, f"{parent.distance:,.4g}")
     console.print(table)
     console.print(
-        f"[bold]{report.out}[/]  {report.tensors} tensors, {_megabytes(report.written)}, norm "
-        f"{report.norm:,.4g}, all finite; {report.seconds:.1f} s, peak {_megabytes(report.peak)}",
+        f"[bold]{report.out}[/]  {report.tensors} tensors, {_bytes(report.written)}, norm "
+        f"{report.norm:,.4g}, all finite; {report.seconds:.1f} s, peak {_bytes(report.peak)}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
 
@@ -134,7 +140,7 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
         "tensors": [
             {
                 "name": job.name, "dtype": job.spec.dtype.name, "shape": list(job.spec.shape),
-                "copied": job.compute is None, "parameters": dict(job.params),
+                "copied": job.compute is None, "parameters": _given(plan, job),
             }
             for job in plan.jobs
         ],
