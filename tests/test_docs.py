@@ -68,9 +68,15 @@ def test_commands_run(page, models):
 
 @pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", "docs/design.md", "docs/methods.md"])
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
-        if "://" not in target:
-            assert ((ROOT / page).parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", (ROOT / page).read_text()):
+        if "://" in target:
+            continue
+        path = (ROOT / page).parent / target if target else ROOT / page
+        assert path.exists(), target
+        if anchor:
+            heads = re.findall(r"^#+ (.*)$", path.read_text(), re.M)
+            slugs = [re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads]
+            assert anchor in slugs, f"{target}#{anchor}"
 
 
 @pytest.mark.parametrize("page", ["methods.md", "tour.md"])
