@@ -126,6 +126,7 @@ def cells(row: dict[str, Any]) -> tuple[str, str, str, str]:
 def _section(record: dict[str, Any]) -> str:
     facts = record["machine"]
     versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
+    repeats = max(len(row["value"]) for row in record["rows"])
     lines = [
         f"## {record['title']}",
         "",
@@ -137,7 +138,7 @@ def _section(record: dict[str, Any]) -> str:
         "",
         f"*{facts['date']}, {facts['cores']} cores of {facts['cpu']}, {facts['system']}, "
         f"Python {facts['python']}, {versions}; "
-        f"{len(record['rows'][0]['value'])} repeats. `python -m benchmarks {record['name']}`*",
+        f"{repeats} repeats. `python -m benchmarks {record['name']}`*",
         "",
     ]
     return "\n".join(lines)

@@ -154,6 +154,18 @@ def test_members_are_as_if_alone_and_selection_stays_a_branch():
         )
 
 
+def test_selection_stays_a_branch_for_populations_of_populations():
+    chosen, params = optimizer(), {"w": tree()["a"]["kernel"]}
+    members = jax.tree.map(lambda x: jnp.stack([jnp.stack([x, -x])] * 2), params)
+    states = jax.vmap(jax.vmap(chosen.init))(members)
+    update = jax.jit(jax.vmap(jax.vmap(chosen.update)))
+    program = jax.make_jaxpr(update)(members, states, members)
+    assert "eigh" not in outside_branches(program.jaxpr)
+    got, _ = update(members, states, members)
+    alone, _ = jax.jit(chosen.update)(params, chosen.init(params), params)
+    np.testing.assert_allclose(got["w"][1, 0], alone["w"], atol=1e-6)
+
+
 def test_members_out_of_step_are_selected_each_at_its_own_time():
     chosen, params = optimizer(), tree()
     _, ahead = train(chosen, params, 1)
@@ -225,8 +237,8 @@ def test_other_inners_follow(inner):
 
 def test_bad_input_is_named():
     adam, params = optax.scale_by_adam(), tree()
-    for every in (0, -1):
-        with pytest.raises(ws.WeightSpaceError, match="refresh_every: expected at least 1"):
+    for every in (0, -1, True):
+        with pytest.raises(ws.WeightSpaceError, match="lift: refresh_every: expected"):
             lift(adam, rank=1, density=0.5, refresh_every=every)
     with pytest.raises(ws.WeightSpaceError, match="density: expected above 0"):
         lift(adam, rank=1, density=0.0, refresh_every=1).init(params)
@@ -236,3 +248,20 @@ def test_bad_input_is_named():
         chosen.update(params, state)
     with pytest.raises(ws.WeightSpaceError, match="updates and params differ"):
         chosen.update({"a": params["a"]}, state, params)
+    with pytest.raises(
+        ws.WeightSpaceError, match=r"stack: the update is float32\[6,5\], the param"
+    ):
+        chosen.update({**params, "stack": params["stack"][0]}, state, params)
+    denser = lift(adam, rank=1, density=0.8, refresh_every=1)
+    with pytest.raises(ws.WeightSpaceError, match="a/kernel: the state is of 40 selected weights"):
+        denser.update(params, state, params)
+    fewer = lift(adam, rank=1, density=0.5, refresh_every=1, where="stack")
+    with pytest.raises(ws.WeightSpaceError, match="has extra 'a/kernel'"):
+        fewer.update(params, state, params)
+
+
+def test_refreshes_may_be_rarer_than_an_int32_counts():
+    params = tree()
+    chosen = lift(optax.scale_by_adam(), rank=1, density=0.5, refresh_every=10**12)
+    updates, _ = jax.eval_shape(chosen.update, params, chosen.init(params), params)
+    ws.tree.check_like(updates, params)

@@ -10,7 +10,7 @@ import optax
 
 from wslax import tree
 from wslax.errors import WeightSpaceError
-from wslax.select.principal import Chosen, chosen, leaf_masks
+from wslax.select.principal import Chosen, chosen, leaf_masks, static_number
 from wslax.typing import Params, Where
 
 
@@ -36,8 +36,9 @@ def _any(due: Any) -> Any:
 
 @_any.def_vmap
 def _any_of_all(size: int, batched: Any, due: Any) -> tuple[Any, bool]:
-    # Members refresh in step: one scalar for all keeps `cond` a branch under vmap.
-    return (jnp.any(due) if batched[0] else due), False
+    # Members refresh in step: one scalar for all keeps `cond` a branch under vmap, and under any
+    # further vmap around it.
+    return _any(jnp.any(due)), False
 
 
 def _each(fn: Any, found: list[Chosen | None], *trees: Any) -> Any:
@@ -106,6 +107,26 @@ def _check_inner(state: Any, compact: Any) -> None:
             )
 
 
+def _check_update(found: list[Chosen | None], updates: Params, params: Params, state: Any) -> None:
+    """Shapes that do not fit would be read out of bounds."""
+    tree.check_structure(updates, params, "updates", "params")
+    named = tree.named_leaves(params)
+    for (name, leaf), update in zip(named.items(), jax.tree.leaves(updates), strict=True):
+        if jnp.shape(update) != jnp.shape(leaf):
+            raise WeightSpaceError(
+                f"{name}: the update is {tree.aval(update)}, the parameter {tree.aval(leaf)}"
+            )
+    selected = _each(_total, found, params)
+    tree.check_structure(state.indices, selected, "the state's indices", "the selection")
+    rows = tree.named_leaves(selected).items(), jax.tree.leaves(state.indices)
+    for (name, count), indices in zip(*rows, strict=True):
+        if indices.shape != (count,):
+            raise WeightSpaceError(
+                f"{name}: the state is of {indices.size} selected weights, this lift selects "
+                f"{count}; begin with its own `init(params)`"
+            )
+
+
 def lift(
     inner: optax.GradientTransformation,
     *,
@@ -127,7 +148,8 @@ def lift(
     Adam's: two moments and an index a weight. With \(\beta_2 = 0.999\) a new weight's first step
     is long, \((1-\beta_1)/\sqrt{1-\beta_2} \approx 3\) learning rates; the authors use 0.95.
 
-    Under `vmap` over members the selection is computed only in steps in which some member is due.
+    Under `vmap` over members, nested ones too, the selection is computed only in steps in which
+    some member is due.
 
     Args:
       inner: an Optax transformation that treats weights one by one. What it learns of shapes is
@@ -141,9 +163,9 @@ def lift(
       A gradient transformation; `update` needs `params`.
 
     Raises:
-      WeightSpaceError: as `principal_mask`; if `refresh_every` is below 1; from `init`, if the
-        inner state is not made of scalars and vectors over the selected weights; from `update`,
-        if `params` is missing.
+      WeightSpaceError: as `principal_mask`; if `refresh_every` is no integer of at least 1; from
+        `init`, if the inner state is not made of scalars and vectors over the selected weights;
+        from `update`, if `params` is missing, or updates, parameters and state do not fit.
 
     References:
       Liu et al. 2025, arXiv:2506.00772, section 4.
@@ -160,8 +182,9 @@ def lift(
         >>> [int((u != 0).sum()) for u in jax.tree.leaves(updates)]
         [0, 5]
     """
-    if refresh_every < 1:
-        raise WeightSpaceError(f"refresh_every: expected at least 1, got {refresh_every}")
+    every = static_number("lift", "refresh_every", refresh_every, int)
+    if every < 1:
+        raise WeightSpaceError(f"lift: refresh_every: expected at least 1, got {every}")
 
     def init(params: Params) -> LiftState:
         found = chosen(params, rank, density, where)
@@ -186,9 +209,9 @@ def lift(
             raise WeightSpaceError(
                 "lift: update needs the parameters: update(grads, state, params)"
             )
-        tree.check_structure(updates, params, "updates", "params")
         found = chosen(params, rank, density, where)
-        due = state.count % np.int32(refresh_every) == 0
+        _check_update(found, updates, params, state)
+        due = state.count % np.int32(min(every, np.iinfo(np.int32).max)) == 0
         indices, held = jax.lax.cond(
             _any(due),
             functools.partial(refreshed, found, params, due),

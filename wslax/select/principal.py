@@ -26,14 +26,24 @@ def _is_matrix(leaf: Any) -> bool:
     return tree.is_float(leaf) and leaf.ndim >= 2 and 0 not in leaf.shape
 
 
-def _number(name: str, what: str, value: Any, kind: type) -> Any:
+def static_number(name: str, what: str, value: Any, kind: type) -> Any:
+    """A hyper-parameter that fixes the program, as an int or a float; an error if it is none.
+
+    Example:
+        >>> static_number("w", "rank", 2.0, int)
+        2
+    """
     if isinstance(value, jax.core.Tracer):
-        raise WeightSpaceError(f"{what} fixes shapes, so it is a Python number and not traced")
-    if isinstance(value, (bool, str)) or np.ndim(value) or not np.isfinite(value):
+        raise WeightSpaceError(
+            f"{name}: {what} fixes the program, so it is a Python number and not traced; with "
+            f"optax.inject_hyperparams name it in static_args"
+        )
+    number = np.asarray(value)
+    if number.ndim or number.dtype.kind not in "iuf" or not np.isfinite(number):
         raise WeightSpaceError(f"{name}: {what}: expected a number, got {value!r}")
-    if kind is int and int(value) != value:
+    if kind is int and int(number) != number:
         raise WeightSpaceError(f"{name}: {what}: expected an integer, got {value!r}")
-    return kind(value)
+    return kind(number)
 
 
 def chosen(params: Params, rank: Any, density: Any, where: Where) -> list[Chosen | None]:
@@ -71,7 +81,7 @@ def chosen(params: Params, rank: Any, density: Any, where: Where) -> list[Chosen
             )
         if leaf.size > np.iinfo(np.int32).max:
             raise WeightSpaceError(f"{name}: more than 2^31 weights; split the leaf")
-        r, d = _number(name, "rank", r, int), _number(name, "density", d, float)
+        r, d = static_number(name, "rank", r, int), static_number(name, "density", d, float)
         if r < 1:
             raise WeightSpaceError(f"{name}: rank: expected at least 1, got {r}")
         if not 0 < d <= 1:
@@ -140,7 +150,9 @@ def principal_mask(
     entries of \(|W_r|\), of equal ones the first; at least one, and exactly k in every matrix.
 
     \(W_r\) comes from block Krylov iteration (`wslax.numerics.lowrank.principal`), which finds it
-    on the slowly decaying spectra of weights where a randomised range finder does not.
+    on the slowly decaying spectra of weights where a randomised range finder does not. In a large
+    matrix of noise alone, such as a fresh initialisation, singular values at the rank are nearly
+    equal, and the mask differs from that of the exact decomposition and between keys.
 
     Args:
       params: a tree. A leaf `[..., m, n]` is one matrix for each index of its leading axes (layers
@@ -150,8 +162,8 @@ def principal_mask(
       density: share of weights, above 0 and at most 1, or `wslax.by_leaf` of it; the paper keeps
         0.05. The authors' code counts as LoRA does: \(k = (m + n) R\), density
         \((m + n) R / mn\).
-      key: a JAX key or an integer seed of the iteration's start; None is 0. What it changes is far
-        below the differences that matter.
+      key: a JAX key or an integer seed of the iteration's start; None is 0. It hardly changes the
+        mask where singular values decay.
       where: globs of the leaves to select from; by default all that are matrices of floats.
 
     Returns:
