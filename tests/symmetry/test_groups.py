@@ -49,7 +49,7 @@ def site(**changes):
         ([[("s", 0, "produced")]], {}, "leaf 's' is unknown"),
         ([[("k", 2, "produced")]], {}, "k: has 2 axes .3, 8., got axis 2"),
         ([[("k", 1, "produce")]], {}, "k: role 'produce' is unknown. Did you mean 'produced'"),
-        ([[("k", 1, "produced"), ("k", 0, "consumed")]], {}, "k.0. consumed: has 3 units"),
+        ([[("k", 1, "produced"), ("k", 0, "consumed")]], {}, "k.0: 0:3. consumed: has 3 units"),
         ([[site(size=9)]], {}, "does not fit the axis of length 8"),
         ([[site(outer=3, size=2)]], {}, "does not fit"),
         ([[site(size=0)]], {}, "at least 1"),

@@ -23,8 +23,6 @@ def _checked(groups: Groups, sizes: Mapping[int, int], method: str) -> Method:
         raise WeightSpaceError(f"method {method!r} is unknown.{did_you_mean(method, METHODS)}")
     for id, size in sizes.items():
         group = check_id(groups, id)
-        if group.frozen_by is not None:
-            raise WeightSpaceError(f"group {id}: is frozen by {group.frozen_by}")
         if size < group.size:
             raise WeightSpaceError(
                 f"group {id}: has {group.size} units, expected at least that, got "

@@ -123,7 +123,15 @@ def sizes(params: Params, groups: Groups) -> dict[int, int]:
 
 
 def check_id(groups: Groups, id: int) -> Group:
-    """The group of that id, or an error that says which ids there are."""
+    """The free group of that id, or an error that says which ids there are or what froze it."""
     if id not in range(len(groups.all)):
         raise WeightSpaceError(f"no group {id!r}; there are ids 0 to {len(groups.all) - 1}")
-    return groups.all[id]
+    group = groups.all[id]
+    if group.frozen_by is not None:
+        site = group.sites[0]
+        raise WeightSpaceError(
+            f"{site.name}: its axis {site.axis} (group {id}) is frozen by {group.frozen_by}, so "
+            "another order or number of its units changes what the model computes; "
+            "`groups.free` lists the groups that may change"
+        )
+    return group

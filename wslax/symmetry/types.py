@@ -61,9 +61,10 @@ class Site:
     role: str = field(kw_only=True)
 
     def __str__(self) -> str:
-        whole = (self.outer, self.start, self.inner) == (1, 0, 1)
-        piece = f": {self.outer} x {self.start}:{self.start + self.size} x {self.inner}"
-        return f"{self.name}[{self.axis}{'' if whole else piece}] {self.role}"
+        outer = f"{self.outer} x " if self.outer > 1 else ""
+        inner = f" x {self.inner}" if self.inner > 1 else ""
+        piece = f"{outer}{self.start}:{self.start + self.size}{inner}"
+        return f"{self.name}[{self.axis}: {piece}] {self.role}"
 
 
 @dataclass(frozen=True)
@@ -155,14 +156,19 @@ class Groups:
         """
         rows = [f"{'id':>3} {'size':>6}  free  sites"]
         for group in self.all:
+            lines = [self._line(site) for site in group.sites]
             notes = [f"per {', '.join(map(str, group.per))}"] if group.per else []
             notes += [f"reduced by {', '.join(group.reductions)}"] if group.reductions else []
             notes += [f"frozen by {group.frozen_by}"] if group.frozen_by is not None else []
-            first, *rest = [*map(str, group.sites), *notes]
+            first, *rest = [*lines, *notes]
             free = "yes" if group.frozen_by is None else "no"
             rows.append(f"{group.id:>3} {group.size:>6}  {free:<4}  {first}")
             rows += [" " * 18 + line for line in rest]
         return "\n".join(rows)
+
+    def _line(self, site: Site) -> str:
+        whole = (site.outer, site.start, site.size) == (1, 0, self.shape[site.name][site.axis])
+        return f"{site.name}[{site.axis}] {site.role}" if whole else str(site)
 
     def to_json(self) -> str:
         """The groups as JSON text; `from_json` reads it back to an equal value."""

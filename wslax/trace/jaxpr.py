@@ -82,7 +82,7 @@ def program(jaxpr: Any, consts: Sequence[Any] | None = None) -> Program:
 
 
 def trace(fn: Callable[..., Any], *args: Any) -> tuple[Program, Any]:
-    """Trace a function without running it.
+    """Trace a function without running it; what no output depends on is left out.
 
     Args:
       fn: a traceable function.
@@ -91,8 +91,12 @@ def trace(fn: Callable[..., Any], *args: Any) -> tuple[Program, Any]:
     Returns:
       The program over the flattened arguments, and the tree of `ShapeDtypeStruct`s it returns.
     """
+    from jax.interpreters import partial_eval
+
     closed, out = jax.make_jaxpr(fn, return_shape=True)(*args)
-    return program(closed), out
+    jaxpr, consts = program(closed)
+    live, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), True)
+    return Program(live, consts), out
 
 
 def is_literal(atom: Any) -> bool:
@@ -165,15 +169,20 @@ def _holds_program(value: Any) -> bool:
     return hasattr(getattr(value, "jaxpr", value), "eqns")
 
 
-def source(eqn: Any) -> str:
-    """`"file.py:12 (function)"`: the line of the user's model that made an equation."""
+def source(eqn: Any) -> str | None:
+    """`"file.py:12 (function)"`: the line of the user's model that made an equation.
+
+    Lines of installed packages (a layer library) count only where there is no other; None where
+    JAX kept no line, as inside what it compiled before.
+    """
     from jax._src import source_info_util
 
-    frame = source_info_util.user_frame(eqn.source_info.traceback)
-    if frame is None:
-        return "an unknown line"
-    file = frame.file_name.replace("\\", "/").rpartition("/")[2]
-    return f"{file}:{frame.start_line} ({frame.function_name.rpartition('.')[2]})"
+    frames = list(source_info_util.user_frames(eqn.source_info.traceback))
+    own = [frame for frame in frames if "-packages" not in frame.file_name]
+    for frame in [*own, *frames][:1]:
+        file = frame.file_name.replace("\\", "/").rpartition("/")[2]
+        return f"{file}:{frame.start_line} ({frame.function_name.rpartition('.')[2]})"
+    return None
 
 
 def programs(eqn: Any) -> tuple[Program, ...]:

@@ -1,0 +1,135 @@
+"""Operations on each element alone: axis by axis, operands are one."""
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from wslax.symmetry.walk import Reduction, Rule, Tag, Value, Walk
+
+NAMES = """
+abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp
+clz complex conj convert_element_type copy copy_p cos cosh digamma div eq eq_to erf erf_inv erfc
+exp exp2 expm1 floor ge gt igamma igammac imag integer_pow is_finite le le_to lgamma log log1p
+logistic lt lt_to max min mul ne neg nextafter not or pcast polygamma population_count pow pvary
+real reduce_precision regularized_incomplete_beta rem round rsqrt select_n shift_left
+shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor
+zeta
+"""
+
+# Scalars that decide where a slice starts are computed in the program; these follow them.
+SCALARS = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "neg": operator.neg,
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "eq": operator.eq,
+    "max": max,
+    "min": min,
+    "convert_element_type": lambda x: x,
+    "select_n": lambda which, *cases: cases[int(which)],
+    "clamp": lambda low, x, high: min(max(x, low), high),
+}
+
+
+def _number(eqn: Any, operands: tuple[Value, ...]) -> Any:
+    compute = SCALARS.get(eqn.primitive.name)
+    if compute is None or any(value.number is None for value in operands):
+        return None
+    return np.asarray(compute(*(value.number for value in operands)))
+
+
+def _squared(eqn: Any) -> bool:
+    name = eqn.primitive.name
+    twice = name == "mul" and len({id(atom) for atom in eqn.invars}) == 1
+    return twice or name == "square" or (name == "integer_pow" and eqn.params["y"] == 2)
+
+
+def _averaged(eqn: Any, operands: tuple[Value, ...]) -> Reduction | None:
+    """The sum that is divided here by the number of its terms."""
+    name, tag = eqn.primitive.name, operands[0].tag
+    if name not in ("div", "mul") or tag is None or tag.kind != "sum" or tag.reduction is None:
+        return None
+    number = operands[1].number
+    if number is None or not float(number):
+        return None
+    terms = float(number) if name == "div" else 1 / float(number)
+    return tag.reduction if np.isclose(terms, tag.reduction.count, rtol=1e-2) else None
+
+
+def _tag(eqn: Any, operands: tuple[Value, ...]) -> Tag | None:
+    """What is known of the result, from what is known of the operands."""
+    name, tags = eqn.primitive.name, [value.tag for value in operands]
+    kinds = [tag.kind if tag else "" for tag in tags]
+    if _squared(eqn):
+        return Tag({"centred": "square centred", "mean": "square of mean"}.get(kinds[0], "square"))
+    if name in ("exp", "exp2"):
+        return Tag("exp")
+    if (reduction := _averaged(eqn, operands)) is not None:
+        reduction.kind = "variance" if reduction.of == "square centred" else "mean"
+        return Tag("mean of squares" if reduction.of == "square" else "mean", reduction)
+    if name == "sub" and kinds == ["mean of squares", "square of mean"]:
+        reduction = tags[0].reduction if tags[0] else None
+        if reduction is not None:
+            reduction.kind = "variance"
+        return None
+    if name == "sub" and kinds[1] == "mean":
+        return Tag("centred")
+    if name in ("convert_element_type", "stop_gradient", "copy", "max", "reduce_precision"):
+        return next((tag for tag in tags if tag is not None), None)
+    return None
+
+
+def together(walk: Walk, *operands: Value) -> Value:
+    """Operands of one rank (or scalars) met element by element; single elements are repeated."""
+    full = [value for value in operands if value.axes] or [operands[0]]
+    letters = [
+        {a: nodes for a, nodes in enumerate(value.axes) if walk.axes.factors(nodes)}
+        for value in full
+    ]
+    out = {a: nodes for each in reversed(letters) for a, nodes in each.items()}
+    walk.match(*letters, *([out] if any(each.keys() != out.keys() for each in letters) else []))
+    axes = tuple(out.get(a, ()) for a in range(len(full[0].axes)))
+    return Value(axes, walk.meet(operands, full))
+
+
+def elementwise(walk: Walk, eqn: Any, *operands: Value) -> list[Value]:
+    """The result's axes are the operands'."""
+    value = together(walk, *operands)
+    return [value._replace(tag=_tag(eqn, operands), number=_number(eqn, operands))]
+
+
+def each(walk: Walk, eqn: Any, *operands: Value) -> list[Value]:
+    """Several arrays passed through, each on its own."""
+    return list(operands)
+
+
+def collective(walk: Walk, eqn: Any, *operands: Value) -> list[Value]:
+    """A reduction over devices: the same units on each of them from here on."""
+    for value in operands:
+        walk.axes.see(value.nodes, value.nodes)
+    return [Value(value.axes) for value in operands]
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(NAMES.split(), elementwise),
+    **dict.fromkeys(
+        (
+            "optimization_barrier",
+            "device_put",
+            "sharding_constraint",
+            "mesh_cast",
+            "reshard",
+            "layout_constraint",
+            "name",
+        ),
+        each,
+    ),
+    **dict.fromkeys(
+        ("psum", "psum_invariant", "psum2", "pmax", "pmin", "ppermute", "all_reduce"), collective
+    ),
+}
