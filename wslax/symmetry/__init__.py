@@ -8,12 +8,12 @@ if TYPE_CHECKING:
     from wslax.symmetry.actions import permute as permute
     from wslax.symmetry.actions import take as take
     from wslax.symmetry.chains import feed_forward as feed_forward
-    from wslax.symmetry.proof import check as check
-    from wslax.symmetry.proof import random_permutation as random_permutation
     from wslax.symmetry.find import locate as locate
     from wslax.symmetry.find import sizes as sizes
     from wslax.symmetry.inference import infer as infer
     from wslax.symmetry.layout import resize as resize
+    from wslax.symmetry.proof import check as check
+    from wslax.symmetry.proof import random_permutation as random_permutation
     from wslax.symmetry.rules import RULES as RULES
     from wslax.symmetry.types import Group as Group
     from wslax.symmetry.types import Groups as Groups

@@ -49,6 +49,7 @@ class Axes:
         self._alone: set[int] = set()  # seen where nothing is aligned: one permutation for all
         self._instances: list[Instance] = []
         self._reductions: dict[int, set[str]] = {}
+        self._used: set[int] = set()
 
     # Nodes
 
@@ -149,6 +150,15 @@ class Axes:
     def reductions(self, node: int) -> set[str]:
         """How the model reduces over an atom's units."""
         return self._reductions.get(self.find(node), set())
+
+    def use(self, nodes: Iterable[int]) -> None:
+        """Note that the model does something with units."""
+        self._used.update(nodes)
+
+    def unused(self) -> set[int]:
+        """Atoms that the model does nothing with, such as rows that no slice takes."""
+        every = {atom for node in range(len(self.size)) for atom in self.atoms([node])}
+        return every - set(self.atoms(self._used))
 
     def see(self, nodes: Iterable[int], aligned: Iterable[int], apart: Iterable[int] = ()) -> None:
         """Record that nodes were matched between two values.

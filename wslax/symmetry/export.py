@@ -143,6 +143,7 @@ def export(walk: Walk, leaves: dict[str, Value], shapes: dict[str, tuple[int, ..
     axes.settle()
     _collapse(axes, leaves)
     axes.settle()
+    axes.freeze(axes.unused(), "the trace, in which these units are not used")
     sites: dict[int, list[Site]] = {}
     places: dict[int, dict[str, set[int]]] = {}
     for name, value in leaves.items():

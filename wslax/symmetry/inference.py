@@ -78,12 +78,10 @@ def infer(
     program, _ = jaxpr.trace(fn, [leaves[i] for i in arrays], [given[i] for i in fed])
     walk = Walk(rules)
     shapes = {names[i]: tuple(leaves[i].shape) for i in arrays}
-    used = {id(atom) for eqn in program.jaxpr.eqns for atom in eqn.invars}
     found: dict[str, Value] = {}
-    for var, (name, shape) in zip(program.jaxpr.invars, shapes.items(), strict=False):
-        frozen = None if id(var) in used else "apply, which does not use this leaf"
+    for name, shape in shapes.items():
         origins = tuple(frozenset({(name, axis)}) for axis in range(len(shape)))
-        found[name] = walk.born(walk.fresh(shape, frozen)._replace(origins=origins))
+        found[name] = walk.born(walk.fresh(shape)._replace(origins=origins))
     entered = [
         walk.fresh(given[i].shape, f"input {k}, of which it is an axis") for k, i in enumerate(fed)
     ]

@@ -119,6 +119,7 @@ class Walk:
             aligned = [n for letter in a if letter in b for n in a[letter]]
             apart = [n for letter in a if letter not in b for n in a[letter]]
             apart += [n for letter in b if letter not in a for n in b[letter]]
+            self.axes.use(aligned)
             self.axes.see(aligned, [*aligned, *self.implicit], apart)
 
     def freeze(self, eqn: Any, *values: Value, why: str = "") -> None:

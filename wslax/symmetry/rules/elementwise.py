@@ -103,6 +103,13 @@ def elementwise(walk: Walk, eqn: Any, *operands: Value) -> list[Value]:
     return [value._replace(tag=_tag(eqn, operands), number=_number(eqn, operands))]
 
 
+def bitcast(walk: Walk, eqn: Any, x: Value) -> list[Value]:
+    """The bits of each element as another type; of another width they are no longer elements."""
+    if eqn.outvars[0].aval.shape != eqn.invars[0].aval.shape:
+        return walk.unknown(eqn, x)
+    return elementwise(walk, eqn, x)
+
+
 def each(walk: Walk, eqn: Any, *operands: Value) -> list[Value]:
     """Several arrays passed through, each on its own."""
     return list(operands)
@@ -117,6 +124,7 @@ def collective(walk: Walk, eqn: Any, *operands: Value) -> list[Value]:
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(NAMES.split(), elementwise),
+    "bitcast_convert_type": bitcast,
     **dict.fromkeys(
         (
             "optimization_barrier",

@@ -27,6 +27,19 @@ def broadcast(walk: Walk, eqn: Any, x: Value, *_: Value) -> list[Value]:
     return [value]
 
 
+def tile(walk: Walk, eqn: Any, x: Value) -> list[Value]:
+    """Copies of an axis one after another: a new major factor."""
+    reps, shape = eqn.params["reps"], eqn.outvars[0].aval.shape
+    lead = len(shape) - len(x.axes)
+    axes = []
+    for a, repeats in enumerate(reps):
+        nodes = x.axes[a - lead] if a >= lead else ()
+        axes.append((*walk.axes.axis(int(repeats)), *nodes))
+    origins = None if x.origins is None else (*[NONE] * lead, *x.origins)
+    walk.axes.see(x.nodes, [*x.nodes, *walk.implicit])
+    return [walk.born(Value(tuple(axes), origins))]
+
+
 def transpose(walk: Walk, eqn: Any, x: Value) -> list[Value]:
     """Axes in another order."""
     order = eqn.params["permutation"]
@@ -203,6 +216,16 @@ def concatenate(walk: Walk, eqn: Any, *operands: Value) -> list[Value]:
     return [joined(walk, list(operands), sizes, axis)]
 
 
+def stack(walk: Walk, eqn: Any, *operands: Value) -> list[Value]:
+    """A new axis with one unit an operand."""
+    axis = eqn.params["axis"]
+    wide = []
+    for x in operands:
+        origins = None if x.origins is None else (*x.origins[:axis], NONE, *x.origins[axis:])
+        wide.append(Value((*x.axes[:axis], (), *x.axes[axis:]), origins))
+    return [joined(walk, wide, [1] * len(wide), axis)]
+
+
 def pad(walk: Walk, eqn: Any, x: Value, filler: Value) -> list[Value]:
     """Constant pieces before and after; negative or interior padding freezes the axis."""
     for axis, (low, high, interior) in enumerate(eqn.params["padding_config"]):
@@ -233,6 +256,7 @@ def iota(walk: Walk, eqn: Any, *_: Value) -> list[Value]:
 
 RULES: dict[str, Rule] = {
     "broadcast_in_dim": broadcast,
+    "tile": tile,
     "transpose": transpose,
     "squeeze": squeeze,
     "reshape": reshape,
@@ -240,6 +264,7 @@ RULES: dict[str, Rule] = {
     "split": split,
     "unstack": unstack,
     "concatenate": concatenate,
+    "stack": stack,
     "pad": pad,
     "iota": iota,
 }

@@ -8,6 +8,7 @@ from wslax.symmetry.walk import Reduction, Rule, Tag, Value, Walk
 def without(walk: Walk, x: Value, axes: Any) -> Value:
     """The value with some axes gone, the others passing."""
     keep = [a for a in range(len(x.axes)) if a not in axes]
+    walk.axes.use(n for a in axes for n in x.axes[a])
     walk.match(dict(enumerate(x.axes)), {a: x.axes[a] for a in keep})
     origins = None if x.origins is None else tuple(x.origins[a] for a in keep)
     return Value(tuple(x.axes[a] for a in keep), origins)
