@@ -84,8 +84,9 @@ class Walk:
         axes = tuple(tuple(self.axes.axis(size, frozen)) for size in shape)
         return Value(axes)
 
-    def constant(self, array: Any, reason: str) -> Value:
+    def constant(self, array: Any) -> Value:
         """A constant: frozen along the axes that it varies along."""
+        reason = f"a constant that varies along it at {self.axes.line}"
         array = np.asarray(array) if _is_plain(array) else None
         if array is None:
             return Value((), ())
@@ -158,14 +159,14 @@ class Walk:
     def run(self, program: Program, operands: Sequence[Value]) -> list[Value]:
         """Walk a program; operands are its arguments."""
         body = program.jaxpr
-        known: dict[Any, Value] = {}
-        for var, array in zip(body.constvars, program.consts, strict=True):
-            known[var] = self.constant(array, "a constant that varies along it")
-        known.update(zip(body.invars, operands, strict=True))
+        known: dict[Any, Value] = dict(zip(body.invars, operands, strict=True))
+        consts = dict(zip(body.constvars, program.consts, strict=True))
 
         def read(atom: Any) -> Value:
             if jaxpr.is_literal(atom):
-                return self.constant(atom.val, "a constant that varies along it")
+                return self.constant(atom.val)
+            if atom not in known:  # made at its first use, whose line says where it varies
+                known[atom] = self.constant(consts[atom])
             return known[atom]
 
         outside = self.axes.line

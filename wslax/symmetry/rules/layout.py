@@ -139,7 +139,7 @@ def slice_(walk: Walk, eqn: Any, x: Value) -> list[Value]:
     bounds = zip(params["start_indices"], params["limit_indices"], strides, strict=True)
     for axis, (start, stop, stride) in enumerate(bounds):
         if stride == 1 or stop - start <= 1:
-            x = piece(walk, eqn, x, axis, start, stop)
+            x = piece(walk, eqn, x, axis, int(start), int(stop))
         else:
             x = strided(walk, eqn, x, axis, eqn.outvars[0].aval.shape[axis])
     return [x]
@@ -158,7 +158,7 @@ def strided(walk: Walk, eqn: Any, x: Value, axis: int, size: int, why: str = "")
 
 def split(walk: Walk, eqn: Any, x: Value) -> list[Value]:
     """Pieces one after another."""
-    axis, start, out = eqn.params["axis"], 0, []
+    axis, start, out = int(eqn.params["axis"]), 0, []
     for size in eqn.params["sizes"]:
         out.append(piece(walk, eqn, x, axis, start, start + int(size)))
         start += int(size)
@@ -167,7 +167,7 @@ def split(walk: Walk, eqn: Any, x: Value) -> list[Value]:
 
 def unstack(walk: Walk, eqn: Any, x: Value) -> list[Value]:
     """Single units of an axis, without it."""
-    axis = eqn.params["axis"]
+    axis = int(eqn.params["axis"])
     out = []
     for i in range(len(eqn.outvars)):
         one = piece(walk, eqn, x, axis, i, i + 1)
@@ -211,14 +211,14 @@ def _is(walk: Walk, a: Any, b: Any) -> bool:
 
 def concatenate(walk: Walk, eqn: Any, *operands: Value) -> list[Value]:
     """The axis is the sum of the operands' axes."""
-    axis = eqn.params["dimension"]
+    axis = int(eqn.params["dimension"])
     sizes = [var.aval.shape[axis] for var in eqn.invars]
     return [joined(walk, list(operands), sizes, axis)]
 
 
 def stack(walk: Walk, eqn: Any, *operands: Value) -> list[Value]:
     """A new axis with one unit an operand."""
-    axis = eqn.params["axis"]
+    axis = int(eqn.params["axis"])
     wide = []
     for x in operands:
         origins = None if x.origins is None else (*x.origins[:axis], NONE, *x.origins[axis:])
@@ -228,7 +228,8 @@ def stack(walk: Walk, eqn: Any, *operands: Value) -> list[Value]:
 
 def pad(walk: Walk, eqn: Any, x: Value, filler: Value) -> list[Value]:
     """Constant pieces before and after; negative or interior padding freezes the axis."""
-    for axis, (low, high, interior) in enumerate(eqn.params["padding_config"]):
+    for axis, config in enumerate(eqn.params["padding_config"]):
+        low, high, interior = map(int, config)
         size = eqn.invars[0].aval.shape[axis]
         if interior or low < 0 or high < 0:
             x = strided(walk, eqn, x, axis, eqn.outvars[0].aval.shape[axis])
