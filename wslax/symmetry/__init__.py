@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from wslax.symmetry.find import sizes as sizes
     from wslax.symmetry.inference import infer as infer
     from wslax.symmetry.layout import resize as resize
+    from wslax.symmetry.normal import canonical as canonical
+    from wslax.symmetry.normal import same_function as same_function
     from wslax.symmetry.proof import check as check
     from wslax.symmetry.proof import random_permutation as random_permutation
     from wslax.symmetry.rules import RULES as RULES
@@ -24,6 +26,7 @@ __getattr__, __all__ = attach(
     {name: "wslax.symmetry.actions" for name in ("permute", "take")}
     | {name: "wslax.symmetry.find" for name in ("locate", "sizes")}
     | {name: "wslax.symmetry.types" for name in ("Group", "Groups", "Site")}
+    | {name: "wslax.symmetry.normal" for name in ("canonical", "same_function")}
     | {name: "wslax.symmetry.proof" for name in ("check", "random_permutation")}
     | {"infer": "wslax.symmetry.inference", "RULES": "wslax.symmetry.rules"}
     | {"feed_forward": "wslax.symmetry.chains", "resize": "wslax.symmetry.layout"},

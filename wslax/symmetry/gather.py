@@ -11,7 +11,7 @@ from wslax.symmetry.types import Group, Groups, Site
 from wslax.typing import Array
 
 
-def _outer_units(groups: Groups, site: Site, id: int, at: np.ndarray) -> tuple[int, np.ndarray]:
+def outer_units(groups: Groups, site: Site, id: int, at: np.ndarray) -> tuple[int, np.ndarray]:
     """The axis of the leaf that an outer group lies on, and its unit at each place there.
 
     `at` gives the old place of each place of the site's own new axis.
@@ -39,7 +39,7 @@ def _per_unit(groups: Groups, group: Group, site: Site, index: Any, xp: Any) -> 
     # Outer units hold whole units of the group or lie within one, so any of its units tells them.
     any_unit = np.zeros(index.shape[-1], int)
     at = layout.along(site, shape[site.axis], any_unit)
-    picks = [over(*_outer_units(groups, site, id, at)) for id in group.per]
+    picks = [over(*outer_units(groups, site, id, at)) for id in group.per]
     places = over(site.axis, np.arange(len(at)))
     outside = np.zeros((1,) * len(shape), bool)
     for pick in picks:
