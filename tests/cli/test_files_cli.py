@@ -69,3 +69,15 @@ def test_a_reader_that_goes_away_is_no_traceback(command):
     assert process.stderr.read() == b""
     assert process.wait() == 1
     process.stderr.close()
+
+
+def test_inspect_shows_the_groups_of_built_in_nets(capsys):
+    assert main(["inspect", "mlp", "--groups"]) == 0
+    out = capsys.readouterr().out
+    assert "hidden_0/kernel[1] produced" in out
+    assert "frozen by input 0" in out
+    assert main(["inspect", "conv", "--groups", "--json"]) == 0
+    groups = ws.symmetry.Groups.from_json(capsys.readouterr().out)
+    assert [group.size for group in groups.free] == [16, 32]
+    assert main(["inspect", "mpl", "--groups"]) == 1
+    assert "Did you mean 'mlp'?" in capsys.readouterr().err

@@ -72,8 +72,9 @@ class Figure(NamedTuple):
     Attributes:
       name: a key, unique in the result.
       kind: `"lines"`, `"points"` (joined in order, with intervals both ways), `"dots"` (one row a
-        category, with interval), `"heat"` (series are rows) or `"images"` (series are rows,
-        `images` the pictures).
+        category, with interval), `"heat"` (series are rows), `"groups"` (series are leaves,
+        categories groups; `y` is 0 or the role: 1 produced, 2 consumed, 3 elementwise) or
+        `"images"` (series are rows, `images` the pictures).
       title: its caption.
       alt: what it shows, in words.
       series: the data.
@@ -85,7 +86,7 @@ class Figure(NamedTuple):
     """
 
     name: str
-    kind: Literal["lines", "points", "dots", "heat", "images"]
+    kind: Literal["lines", "points", "dots", "heat", "groups", "images"]
     title: str
     alt: str
     series: tuple[Series, ...]

@@ -79,7 +79,7 @@ def _height(figure: Figure, wide: bool) -> float:
     match figure.kind:
         case "dots":
             return 0.9 + 0.3 * len(figure.categories)
-        case "heat":
+        case "heat" | "groups":
             return 0.9 + 0.42 * rows + (0 if wide else 0.5)
         case "images":
             return (0.75 if wide else 0.36) * rows
@@ -207,6 +207,30 @@ def _heat(canvas: Any, figure: Figure, wide: bool) -> None:
         spine.set_visible(False)
 
 
+ROLES = ("", "produced", "consumed", "elementwise")
+
+
+def _groups(canvas: Any, figure: Figure, wide: bool) -> None:
+    axes = _axes(canvas, figure)
+    rows, columns = len(figure.series), len(figure.categories)
+    for row, series in enumerate(figure.series):
+        for column, role in enumerate(series.y):
+            colour = COLOURS[column % len(COLOURS)] if role else GRID
+            box = Rectangle((column - 0.48, row - 0.42), 0.96, 0.84, facecolor=colour, linewidth=0)
+            box.set_alpha(0.3 if role else 0.15)
+            axes.add_patch(box)
+            word = ROLES[int(role)] if wide else ROLES[int(role)][:4]
+            axes.text(column, row, word, ha="center", va="center", color=INK, fontsize=11)
+    axes.set_xlim(-0.5, columns - 0.5)
+    axes.set_ylim(rows - 0.5, -0.5)
+    axes.set_xticks(range(columns), figure.categories, color=INK)
+    axes.set_yticks(range(rows), [series.label for series in figure.series], color=INK)
+    axes.xaxis.tick_top()
+    axes.grid(visible=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
 def _images(canvas: Any, figure: Figure, wide: bool) -> None:
     axes = _axes(canvas, figure)
     images = np.asarray(figure.images)
@@ -231,5 +255,6 @@ def _images(canvas: Any, figure: Figure, wide: bool) -> None:
 
 
 _DRAW = {
-    "lines": _lines, "points": _points, "dots": _dots, "heat": _heat, "images": _images,
+    "lines": _lines, "points": _points, "dots": _dots, "heat": _heat,
+    "groups": _groups, "images": _images,
 }  # fmt: skip

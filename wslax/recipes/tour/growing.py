@@ -29,11 +29,35 @@ def winner(merged: Outcome, evolved: Outcome) -> tuple[str, Any]:
     return top, merged.params[top]
 
 
+def _groups(params: Any) -> symmetry.Groups:
+    """The hidden dimensions, read from the net's own program."""
+    return symmetry.infer(measure.apply, params, jax.ShapeDtypeStruct((1, 28, 28), np.float32))
+
+
+def _diagram(groups: symmetry.Groups) -> Figure:
+    """Which leaves each hidden dimension runs through, and how."""
+    names = list(dict.fromkeys(site.name for group in groups.free for site in group.sites))
+    roles = {(g.id, site.name): site.role for g in groups.free for site in g.sites}
+    words = ("", "produced", "consumed", "elementwise")
+    series = tuple(
+        Series(name, tuple(float(words.index(roles.get((g.id, name), ""))) for g in groups.free))
+        for name in names
+    )
+    titles = tuple(f"{group.size} units" for group in groups.free)
+    runs = "; ".join(
+        f"{group.size} units through {', '.join(dict.fromkeys(s.name for s in group.sites))}"
+        for group in groups.free
+    )
+    return Figure(
+        "groups", "groups", "The hidden dimensions, as the trace of the net shows them", runs + ".",
+        series, categories=titles,
+    )  # fmt: skip
+
+
 def _wider(context: Context, params: Any, noise: float) -> Any:
-    layers = [f"hidden_{i}" for i in range(len(context.config.experts.hidden))]
-    groups = symmetry.feed_forward(params, [*layers, "out"])
+    groups = _groups(params)
     factor = context.config.grow.factor
-    sizes = {group.id: round(factor * group.size) for group in groups.all}
+    sizes = {group.id: round(factor * group.size) for group in groups.free}
     key = jax.random.key(context.config.seed)
     edit = grow.widen(groups, sizes, key=key, noise=noise)
     return jax.device_get(jax.jit(edit.apply)(params))
@@ -130,11 +154,12 @@ def section(context: Context, outcome: Outcome) -> Section:
     )  # fmt: skip
     return Section(
         "grow", "Widen the winner",
+        f"The net's own trace shows which axes of which leaves are one hidden dimension, and "
         f"Net2WiderNet takes the winner ({facts['winner']}) to {widths} hidden units. Copied units "
         f"would learn the same, so they get a little noise before both nets train on with images "
         f"of all conditions.",
         f"Widening changes no logit by more than {text(facts['exact'], 'number', 1)}. After "
         f"{config.grow.steps} steps on the same batches the wider net is "
         f"{measure.phrase(gain, 'the net as it was')}.",
-        (lines,), (table,),
+        (_diagram(_groups(outcome.params["winner"])), lines), (table,),
     )  # fmt: skip
