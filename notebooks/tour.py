@@ -134,11 +134,12 @@ print(f"best expert {single.max():.1%}, bred {accuracy(bred, *test):.1%} on test
 # %% [markdown]
 # ## Widen
 #
-# An `Edit` changes the parameters, and by the same map the optimizer's state. The function stays
-# what it was.
+# The trace of a model shows which axes of which leaves are one hidden dimension. An `Edit` changes
+# the parameters along it, and by the same map the optimizer's state. The function stays what it was.
 
 # %%
-groups = ws.symmetry.feed_forward(bred, ["hidden_0", "out"])
+groups = ws.symmetry.infer(net.apply, bred, test[0])
+print(groups.table())
 edit = ws.grow.widen(groups, {0: 128}, key=jax.random.key(5))
 wide = edit.apply(bred)
 change = jnp.abs(net.apply(wide, test[0]) - net.apply(bred, test[0])).max()

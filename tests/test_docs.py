@@ -14,7 +14,7 @@ from wslax.cli import app, main
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = ["README.md", *(f"docs/{name}.md" for name in (
-    "index", "getting_started", "concepts", "adding_a_method", "tour", "merging",
+    "index", "getting_started", "concepts", "symmetry", "adding_a_method", "tour", "merging",
 ))]  # fmt: skip
 
 
@@ -114,3 +114,8 @@ def test_the_two_commands_are_one_line_each():
     readme = (ROOT / "README.md").read_text()
     assert 'pip install ".[run]" && wslax run\n' in readme
     assert 'pip install ".[test]" && pytest\n' in readme
+
+
+def test_the_table_of_groups_is_what_the_page_prints(capsys):
+    exec(blocks("docs/symmetry.md", "python")[0], {})
+    assert capsys.readouterr().out == blocks("docs/symmetry.md", "text")[0]
