@@ -10,6 +10,7 @@ from wslax._lazy import attach
 from wslax.errors import WeightSpaceError as WeightSpaceError
 
 if TYPE_CHECKING:
+    from wslax import align as align
     from wslax import data as data
     from wslax import edit as edit
     from wslax import evolve as evolve
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = [
-    "data", "edit", "evolve", "grow", "io", "merge", "nets", "numerics", "population", "random",
-    "select", "symmetry", "tree",
+    "align", "data", "edit", "evolve", "grow", "io", "merge", "nets", "numerics", "population",
+    "random", "select", "symmetry", "tree",
 ]  # fmt: skip
 _NAMES = {module: f"wslax.{module}" for module in _MODULES}
 _NAMES |= {"Edit": "wslax.edit", "chain": "wslax.edit", "by_leaf": "wslax.tree"}

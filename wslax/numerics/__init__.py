@@ -1,14 +1,15 @@
-"""Numerics that several families need: exact thresholds and low rank."""
+"""Numerics that several families need: exact thresholds, low rank, assignment."""
 
 from typing import TYPE_CHECKING
 
 from wslax._lazy import attach
 
 if TYPE_CHECKING:
+    from wslax.numerics import assignment as assignment
     from wslax.numerics import lowrank as lowrank
     from wslax.numerics import streaming as streaming
     from wslax.numerics import threshold as threshold
 
-_MODULES = ("lowrank", "streaming", "threshold")
+_MODULES = ("assignment", "lowrank", "streaming", "threshold")
 
 __getattr__, __all__ = attach(__name__, {name: f"{__name__}.{name}" for name in _MODULES})
