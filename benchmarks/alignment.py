@@ -17,12 +17,12 @@ from benchmarks.runner import Row
 TITLE = "Weight matching"
 ABOUT = """
 `align.weight_matching` of two nets 784-512-512-512-10 with independent random weights, compiled,
-against the loop that Git Re-Basin published (one group at a time, here by both in the order of
-layers, so that they go the same way; every leaf of the group permuted anew by `jnp.take`, a matrix product a leaf, SciPy's assignment), written anew
-here from the paper's code, on the same pairs and warmed up. The objective is the inner product of
-the first net with the permuted second. The batch is 16 such pairs of nets 64-128-128-10 in one
-`vmap` against 16 calls. `infer` is `symmetry.infer` of a transformer of twelve blocks, trace
-included.
+against the loop that Git Re-Basin published (one group at a time; every leaf of the group permuted
+anew by `jnp.take`, a matrix product a leaf, SciPy's assignment), written anew here from the paper's
+code, on the same pairs and warmed up. Both visit groups in the order of layers, so that they go the
+same way. The objective is the inner product of the first net with the permuted second. The batch is
+16 such pairs of nets 64-128-128-10 in one `vmap` against 16 calls. `infer` is `symmetry.infer` of
+a transformer of twelve blocks, trace included.
 """
 WIDE, SMALL = (784, 512, 512, 512, 10), (64, 128, 128, 10)
 

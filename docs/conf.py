@@ -44,7 +44,7 @@ toc_object_entries_show_parents = "hide"
 public_namespaces = [
     "wslax",
     *(f"wslax.{name}" for name in wslax._MODULES),
-    *(f"wslax.numerics.{name}" for name in ("threshold", "streaming", "lowrank")),
+    *(f"wslax.numerics.{name}" for name in ("threshold", "streaming", "lowrank", "assignment")),
     "wslax.errors",
     "wslax.recipes",
     "wslax.report",

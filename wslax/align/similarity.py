@@ -16,8 +16,8 @@ from wslax.typing import Array
 def _index(groups: Groups, group: Group, site: Site) -> np.ndarray | None:
     """Flat elements of a leaf that each unit owns, `[outer units, size, rest]`.
 
-    None where the site is a whole axis and the group has one permutation for all: there a
-    transpose serves. Outer units that the site does not touch have -1.
+    None where the site is a whole axis and the group has one permutation for all: there a product
+    over the other axes serves. Outer units that the site does not touch have -1.
     """
     shape = groups.shape[site.name]
     if not group.per and (site.outer, site.start, site.size) == (1, 0, shape[site.axis]):
@@ -45,11 +45,8 @@ def _index(groups: Groups, group: Group, site: Site) -> np.ndarray | None:
     return index.reshape(count, group.size, rest)
 
 
-def by_unit(groups: Groups, group: Group, site: Site, leaf: Array) -> Array:
+def _by_unit(leaf: Array, index: np.ndarray) -> Array:
     """A leaf as `[outer units, size, rest]`, zero where the site does not touch an outer unit."""
-    index = _index(groups, group, site)
-    if index is None:
-        return jnp.moveaxis(leaf, site.axis, 0).reshape(1, group.size, -1)
     values = leaf.reshape(-1)[np.maximum(index, 0)]
     return jnp.where(index >= 0, values, 0)
 
@@ -75,8 +72,14 @@ def similarity(groups: Groups, group: Group, a: dict[str, Any], b: dict[str, Any
     for site in places(group):
         if site.name not in a:
             continue
-        x, y = (by_unit(groups, group, site, side[site.name]) for side in (a, b))
-        total = total + jnp.einsum("...ir,...jr->...ij", x, y)
+        x, y = a[site.name], b[site.name]
+        index = _index(groups, group, site)
+        if index is None:
+            rest = [axis for axis in range(x.ndim) if axis != site.axis]
+            total = total + jnp.tensordot(x, y, (rest, rest))[None]
+        else:
+            x, y = _by_unit(x, index), _by_unit(y, index)
+            total = total + jnp.einsum("oir,ojr->oij", x, y)
     return total
 
 
