@@ -198,7 +198,7 @@ def resize(groups: Groups, sizes: dict[int, int]) -> Groups:
         ...     [Site("w", 1, start=2, size=3, role="produced")],
         ... ])
         >>> str(resize(groups, {0: 4}).all[1].sites[0])
-        'w[1: 1 x 4:7 x 1] produced'
+        'w[1: 4:7] produced'
     """
     for id, size in sizes.items():
         for before, sites in steps(groups, id, size):
