@@ -86,10 +86,11 @@ def test_generated_parts_are_up_to_date(page):
     assert generated["page"](page) == (ROOT / "docs" / page).read_text()
 
 
-def test_the_notebook_is_its_source():
-    """`jupytext --to ipynb --update notebooks/tour.py` writes one from the other."""
-    source = (ROOT / "notebooks" / "tour.py").read_text()
-    for cell in json.loads((ROOT / "notebooks" / "tour.ipynb").read_text())["cells"]:
+@pytest.mark.parametrize("name", ["tour", "align"])
+def test_the_notebook_is_its_source(name):
+    """`jupytext --to ipynb --update notebooks/NAME.py` writes one from the other."""
+    source = (ROOT / "notebooks" / f"{name}.py").read_text()
+    for cell in json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]:
         text = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
             text = "\n".join(f"# {line}".rstrip() for line in text.splitlines())
