@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from wslax import random as random
     from wslax import select as select
     from wslax import symmetry as symmetry
+    from wslax import trace as trace
     from wslax import tree as tree
     from wslax.edit import Edit as Edit
     from wslax.edit import chain as chain
@@ -32,7 +33,7 @@ __version__ = "0.1.0"
 
 _MODULES = [
     "align", "data", "edit", "evolve", "grow", "io", "merge", "nets", "numerics", "population",
-    "random", "select", "symmetry", "tree",
+    "random", "select", "symmetry", "trace", "tree",
 ]  # fmt: skip
 _NAMES = {module: f"wslax.{module}" for module in _MODULES}
 _NAMES |= {"Edit": "wslax.edit", "chain": "wslax.edit", "by_leaf": "wslax.tree"}

@@ -1,1 +1,18 @@
-"""Tracing a model: its program as JAX writes it down, and walks over it."""
+"""Tracing a model: its program as JAX writes it down, and running it on factored leaves."""
+
+from typing import TYPE_CHECKING
+
+from wslax._lazy import attach
+
+if TYPE_CHECKING:
+    from wslax.trace.leaves import LowRank as LowRank
+    from wslax.trace.leaves import Mix as Mix
+    from wslax.trace.leaves import Sparse as Sparse
+    from wslax.trace.leaves import over_members as over_members
+    from wslax.trace.running import factored as factored
+
+__getattr__, __all__ = attach(
+    __name__,
+    {name: "wslax.trace.leaves" for name in ("LowRank", "Mix", "Sparse", "over_members")}
+    | {"factored": "wslax.trace.running"},
+)

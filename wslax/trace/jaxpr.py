@@ -211,6 +211,7 @@ def primitives(inner: Program) -> dict[str, int]:
 
 def bind(eqn: Any, *operands: Any) -> list[Any]:
     """Run one equation on arrays or tracers, as JAX would."""
-    subfuns, params = eqn.primitive.get_bind_params(eqn.params)
-    out = eqn.primitive.bind(*subfuns, *operands, **params)
+    params = eqn.primitive.get_bind_params(eqn.params)
+    with eqn.ctx.manager:
+        out = eqn.primitive.bind(*operands, **params)
     return list(out) if eqn.primitive.multiple_results else [out]

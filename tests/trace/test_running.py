@@ -1,0 +1,148 @@
+"""Factored leaves: the same numbers as written out, and never written out."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+from wslax import WeightSpaceError, nets
+from wslax.trace import LowRank, Mix, Sparse, factored, jaxpr, over_members
+from wslax.trace.leaves import is_factored
+
+KEY = jr.key(0)
+
+
+def draw(i, *shape):
+    return jr.normal(jr.fold_in(KEY, i), shape) / 2
+
+
+def low_rank(i, left, right, members=(), rank=2):
+    return LowRank(
+        draw(i, *left, *right), draw(i + 1, *members, *left, rank),
+        draw(i + 2, *members, rank, *right), 0.5,
+    )  # fmt: skip
+
+
+def mix(i, left, right, members=()):
+    return Mix(draw(i, *left, *right), draw(i + 1, 3, *left, *right), draw(i + 2, *members, 3))
+
+
+def sparse(i, left, right, members=()):
+    size = int(np.prod([*left, *right]))
+    index = jr.permutation(jr.fold_in(KEY, i + 5), size)[:4].astype(jnp.int32)
+    index = jnp.broadcast_to(index, (*members, 4))
+    return Sparse(draw(i, *left, *right), index, draw(i + 1, *members, 4))
+
+
+MAKE = {"low rank": low_rank, "mix": mix, "sparse": sparse}
+
+
+def written_out(params):
+    return jax.tree.map(lambda x: x.dense() if is_factored(x) else x, params, is_leaf=is_factored)
+
+
+def mlp(p, x):
+    h = jax.nn.relu(x @ p["a"] + p["bias"][None])
+    return jnp.tanh(h @ p["b"]) @ p["a"].T
+
+
+def mlp_params(kind, members=()):
+    make = MAKE[kind]
+    return {
+        "a": make(0, (4,), (6,), members), "b": make(10, (6,), (6,), members), "bias": draw(20, 6),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_the_same_as_written_out(kind):
+    params, x = mlp_params(kind), draw(30, 5, 4)
+    found = jax.jit(factored(mlp, on_dense="error"))(params, x)
+    assert np.allclose(found, mlp(written_out(params), x), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_gradients_of_the_change(kind):
+    params, x = mlp_params(kind), draw(30, 5, 4)
+    loss = lambda run: lambda p: (run(p, x) ** 2).sum()
+    pick = lambda tree: [g for g in jax.tree.leaves(tree) if g.dtype != jax.dtypes.float0]
+    ours = jax.grad(loss(factored(mlp)), allow_int=True)(params)
+    theirs = jax.grad(loss(lambda p, x: mlp(written_out(p), x)), allow_int=True)(params)
+    for a, b in zip(pick(ours), pick(theirs), strict=True):
+        assert np.allclose(a, b, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_members_share_their_base_and_no_leaf_is_written_out(kind):
+    params, x = mlp_params(kind, (7,)), draw(30, 5, 4)
+    axes = over_members(params)
+    many = jax.vmap(factored(mlp, on_dense="error"), in_axes=(axes, None))
+    dense = jax.vmap(lambda p, x: mlp(written_out(p), x), in_axes=(axes, None))
+    assert np.allclose(many(params, x), dense(params, x), atol=1e-5)
+    program, _ = jaxpr.trace(many, params, x)
+    shapes = {v.aval.shape for e in program.jaxpr.eqns for v in e.outvars}
+    assert not shapes & {(7, 4, 6), (7, 6, 4), (7, 6, 6)}
+
+
+def test_a_transformer_with_a_tied_embedding():
+    net = nets.transformer(11, 6, width=8, heads=2, depth=1)
+    params = net.init(KEY)
+    tokens = jnp.array([[1, 4, 10, 0, 3]])
+
+    def lora(path, leaf):
+        split = 2 if path[-2].key == "out" and leaf.ndim == 3 else 1
+        if leaf.ndim < 2 or path[-1].key == "bias":
+            return leaf
+        left, right = leaf.shape[:split], leaf.shape[split:]
+        return LowRank(leaf, draw(leaf.size, *left, 2), draw(leaf.size + 1, 2, *right))
+
+    params = jax.tree_util.tree_map_with_path(lora, params)
+    run = factored(net.apply, on_dense="error")
+    assert np.allclose(run(params, tokens), net.apply(written_out(params), tokens), atol=1e-4)
+
+
+def test_layers_stacked_under_scan():
+    def apply(p, x):
+        step = jax.checkpoint(lambda h, w: (jnp.tanh(h @ w["a"]) @ w["b"], h.sum()))
+        return jax.lax.scan(step, x, p)
+
+    stack = lambda leaves: jax.tree.map(lambda *x: jnp.stack(x), *leaves)
+    make = lambda i: {"a": low_rank(i, (4,), (6,)), "b": low_rank(i + 3, (6,), (4,))}
+    layers = [make(i) for i in (0, 40, 80)]
+    params = stack(layers)
+    found = factored(apply, on_dense="error")(params, draw(30, 5, 4))
+    expected = apply(stack([written_out(layer) for layer in layers]), draw(30, 5, 4))
+    for a, b in zip(found, expected, strict=True):
+        assert np.allclose(a, b, atol=1e-4)
+
+
+def test_loops_and_branches():
+    def apply(p, x):
+        x = jax.lax.fori_loop(0, 2, lambda i, h: jnp.tanh(h @ p["a"]), x)
+        return jax.lax.cond(x.sum() > 0, lambda h: h @ p["a"], lambda h: h @ p["a"].T, x)
+
+    params = {"a": low_rank(0, (4,), (4,))}
+    found = factored(apply, on_dense="error")(params, draw(30, 5, 4))
+    assert np.allclose(found, apply(written_out(params), draw(30, 5, 4)), atol=1e-5)
+
+
+def test_what_needs_the_leaf_written_out_says_so():
+    apply = lambda p, x: x @ jnp.abs(p["w"])
+    params, x = {"w": low_rank(0, (4,), (6,))}, draw(30, 5, 4)
+    with pytest.warns(UserWarning, match=r"w: abs at test_running.py:\d+ .* written out"):
+        found = factored(apply)(params, x)
+    assert np.allclose(found, apply(written_out(params), x), atol=1e-5)
+    with pytest.raises(WeightSpaceError, match="on_dense"):
+        factored(apply, on_dense="error")(params, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        factored(apply, on_dense="allow")(params, x)
+
+
+def test_half_types_keep_their_type():
+    half = lambda x: x.astype(jnp.bfloat16)
+    params = {"w": LowRank(half(draw(0, 4, 6)), half(draw(1, 4, 2)), half(draw(2, 2, 6)))}
+    out = factored(lambda p, x: x @ p["w"], on_dense="error")(params, half(draw(3, 5, 4)))
+    assert out.dtype == jnp.bfloat16
