@@ -12,9 +12,9 @@ from wslax.trace import LowRank, factored, over_members
 
 TITLE = "Factored members"
 ABOUT = """
-64 members that share a base of four layers of 512 x 512 and differ by rank-8 factors, 8 inputs each:
-`trace.factored` of the model under `vmap`, against the same `vmap` with each leaf written out
-first, both compiled, in CPU seconds and in wall time of one run.
+64 members that share a base of four layers of 512 x 512 and differ by rank-8 factors, 8 inputs
+each: `trace.factored` of the model under `vmap`, against the same `vmap` with each leaf written
+out first, both compiled, in CPU seconds and in wall time of one run.
 """
 MEMBERS, WIDTH, RANK, LAYERS, BATCH = 64, 512, 8, 4, 8
 
