@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from wslax._lazy import attach
 
 if TYPE_CHECKING:
+    from wslax.align.activations import activation_matching as activation_matching
     from wslax.align.many import match_many as match_many
     from wslax.align.path import Barrier as Barrier
     from wslax.align.path import barrier as barrier
@@ -15,6 +16,7 @@ __getattr__, __all__ = attach(
     {
         "Barrier": "wslax.align.path",
         "barrier": "wslax.align.path",
+        "activation_matching": "wslax.align.activations",
         "match_many": "wslax.align.many",
         "weight_matching": "wslax.align.weights",
     },

@@ -87,9 +87,9 @@ class Walk:
     def constant(self, array: Any) -> Value:
         """A constant: frozen along the axes that it varies along."""
         reason = f"a constant that varies along it at {self.axes.line}"
-        array = np.asarray(array) if _is_plain(array) else None
-        if array is None:
-            return Value((), ())
+        if not _is_plain(array):
+            return self.fresh(np.shape(array), reason)
+        array = np.asarray(array)
         if array.ndim == 0:
             return Value((), (), number=array)
         axes = []
