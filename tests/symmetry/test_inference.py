@@ -99,7 +99,7 @@ def test_the_check_would_find_a_wrong_group(name):
     assert check(apply, params, wrong, *random_inputs(inputs), key=jr.key(1)) > 1e-3
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.sampled_from(sorted(BLOCKS)), min_size=1, max_size=5))
 def test_random_nets_are_sound(names):
     try:

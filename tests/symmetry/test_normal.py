@@ -18,7 +18,7 @@ def model(name):
         return randomised(jr.key(2), params), infer(apply, params, *inputs)
 
 
-@pytest.mark.parametrize("name", ["mlp", "resnet", "gpt", "scanned", "grouped", "mamba"])
+@pytest.mark.parametrize("name", ["mlp", "grouped", "scanned"])
 def test_permuted_copies_give_the_same_bits(name):
     params, groups = model(name)
     moved = permute(params, groups, random_permutation(jr.key(3), groups))

@@ -99,7 +99,7 @@ def test_a_transformer_with_a_tied_embedding():
         return LowRank(leaf, draw(leaf.size, *left, 2), draw(leaf.size + 1, 2, *right))
 
     params = jax.tree_util.tree_map_with_path(lora, params)
-    run = factored(net.apply, on_dense="error")
+    run = jax.jit(factored(net.apply, on_dense="error"))
     assert np.allclose(run(params, tokens), net.apply(written_out(params), tokens), atol=1e-4)
 
 
