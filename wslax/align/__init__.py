@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from wslax._lazy import attach
 
 if TYPE_CHECKING:
-    from wslax.align.activations import activation_matching as activation_matching
+    from wslax.align.features import activation_matching as activation_matching
+    from wslax.align.features import activations as activations
     from wslax.align.many import match_many as match_many
     from wslax.align.path import Barrier as Barrier
     from wslax.align.path import barrier as barrier
@@ -16,7 +17,8 @@ __getattr__, __all__ = attach(
     {
         "Barrier": "wslax.align.path",
         "barrier": "wslax.align.path",
-        "activation_matching": "wslax.align.activations",
+        "activation_matching": "wslax.align.features",
+        "activations": "wslax.align.features",
         "match_many": "wslax.align.many",
         "weight_matching": "wslax.align.weights",
     },

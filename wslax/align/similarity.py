@@ -13,7 +13,7 @@ from wslax.symmetry.types import Group, Groups, Site
 from wslax.typing import Array
 
 
-def _index(groups: Groups, group: Group, site: Site) -> np.ndarray | None:
+def owned(groups: Groups, group: Group, site: Site) -> np.ndarray | None:
     """Flat elements of a leaf that each unit owns, `[outer units, size, rest]`.
 
     None where the site is a whole axis and the group has one permutation for all: there a product
@@ -73,7 +73,7 @@ def similarity(groups: Groups, group: Group, a: dict[str, Any], b: dict[str, Any
         if site.name not in a:
             continue
         x, y = a[site.name], b[site.name]
-        index = _index(groups, group, site)
+        index = owned(groups, group, site)
         if index is None:
             rest = [axis for axis in range(x.ndim) if axis != site.axis]
             total = total + jnp.tensordot(x, y, (rest, rest))[None]

@@ -3,20 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-
-from wslax import tree
 from wslax.symmetry.export import export
 from wslax.symmetry.rules import RULES
 from wslax.symmetry.types import Groups
 from wslax.symmetry.walk import Rule, Value, Walk
-from wslax.trace import jaxpr
+from wslax.trace.model import traced
 from wslax.typing import Params
-
-
-def is_array(leaf: Any) -> bool:
-    """Whether a leaf is an array or stands for one; anything else is part of the model's code."""
-    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
 
 
 def infer(
@@ -60,31 +52,17 @@ def infer(
         hidden[1: 0:8] produced
         out[0: 0:8] consumed
     """
-    leaves, structure = jax.tree.flatten(params)
-    names = list(tree.named_leaves(params))
-    given, given_structure = jax.tree.flatten(inputs)
-    arrays = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
-    fed = [i for i, leaf in enumerate(given) if is_array(leaf)]
-
-    def fn(new_leaves: list[Any], new_inputs: list[Any]) -> Any:
-        whole, entered = list(leaves), list(given)
-        for i, leaf in zip(arrays, new_leaves, strict=True):
-            whole[i] = leaf
-        for i, leaf in zip(fed, new_inputs, strict=True):
-            entered[i] = leaf
-        model = jax.tree.unflatten(structure, whole)
-        return apply(model, *jax.tree.unflatten(given_structure, entered))
-
-    program, _ = jaxpr.trace(fn, [leaves[i] for i in arrays], [given[i] for i in fed])
+    model = traced(apply, params, inputs)
     walk = Walk(rules)
-    shapes = {names[i]: tuple(leaves[i].shape) for i in arrays}
+    shapes = {name: tuple(leaf.shape) for name, leaf in model.leaves.items()}
     found: dict[str, Value] = {}
     for name, shape in shapes.items():
         origins = tuple(frozenset({(name, axis)}) for axis in range(len(shape)))
         found[name] = walk.born(walk.fresh(shape)._replace(origins=origins))
     entered = [
-        walk.fresh(given[i].shape, f"input {k}, of which it is an axis") for k, i in enumerate(fed)
+        walk.fresh(given.shape, f"input {k}, of which it is an axis")
+        for k, given in enumerate(model.inputs)
     ]
-    for value in walk.run(program, [*found.values(), *entered]):
+    for value in walk.run(model.program, [*found.values(), *entered]):
         walk.axes.freeze(value.nodes, "the output, of which it is an axis")
     return export(walk, found, shapes)

@@ -1,18 +1,19 @@
-"""Tracing a model: its program as JAX writes it down, and running it on factored leaves."""
+"""Tracing a model: its program, what reaches its leaves, and running it on factored leaves."""
 
 from typing import TYPE_CHECKING
 
 from wslax._lazy import attach
 
 if TYPE_CHECKING:
+    from wslax.trace.forward import factored as factored
     from wslax.trace.leaves import LowRank as LowRank
     from wslax.trace.leaves import Mix as Mix
     from wslax.trace.leaves import Sparse as Sparse
     from wslax.trace.leaves import over_members as over_members
-    from wslax.trace.running import factored as factored
+    from wslax.trace.tapping import taps as taps
 
 __getattr__, __all__ = attach(
     __name__,
     {name: "wslax.trace.leaves" for name in ("LowRank", "Mix", "Sparse", "over_members")}
-    | {"factored": "wslax.trace.running"},
+    | {"factored": "wslax.trace.forward", "taps": "wslax.trace.tapping"},
 )

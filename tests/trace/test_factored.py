@@ -131,7 +131,7 @@ def test_loops_and_branches():
 def test_what_needs_the_leaf_written_out_says_so():
     apply = lambda p, x: x @ jnp.abs(p["w"])
     params, x = {"w": low_rank(0, (4,), (6,))}, draw(30, 5, 4)
-    with pytest.warns(UserWarning, match=r"w: abs at test_running.py:\d+ .* written out"):
+    with pytest.warns(UserWarning, match=r"w: abs at test_factored.py:\d+ .* written out"):
         found = factored(apply)(params, x)
     assert np.allclose(found, apply(written_out(params), x), atol=1e-5)
     with pytest.raises(WeightSpaceError, match="on_dense"):
