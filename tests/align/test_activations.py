@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from wslax import WeightSpaceError, align
+from tests.symmetry.zoo import ZOO
+from wslax import WeightSpaceError, align, nets, symmetry
 from wslax.symmetry import Groups, Site
+from wslax.symmetry.proof import randomised
 
 
 def groups():
@@ -46,3 +48,30 @@ def test_what_is_wrong_is_said():
         align.activation_matching({0: a}, {}, groups())
     with pytest.raises(WeightSpaceError, match=r"b: expected activations \[4, 7\] of group 0"):
         align.activation_matching({0: a}, {0: a[:, :5]}, groups())
+
+
+@pytest.mark.parametrize("name", ["scanned", "gpt"])
+def test_orders_planted_in_every_group_come_back(name):
+    """Layers under a scan, heads and their widths, fused kernels, a tied embedding."""
+    apply, params, (tokens,) = ZOO[name]()
+    with jax.numpy_rank_promotion("allow"):
+        groups = symmetry.infer(apply, params, tokens)
+        a = randomised(jr.key(2), params)
+        b = symmetry.permute(a, groups, symmetry.random_permutation(jr.key(3), groups))
+        tokens = jr.randint(jr.key(4), (64, *tokens.shape[1:]), 0, 7)
+        read = jax.jit(lambda p: align.activations(apply, p, groups, tokens))
+        seen = read(a)
+        assert seen.keys() == {group.id for group in groups.free}
+        order = align.activation_matching(seen, read(b), groups)
+    back = symmetry.permute(b, groups, order)
+    jax.tree.map(np.testing.assert_array_equal, a, back)
+
+
+def test_activations_are_what_consumers_see():
+    net, x = nets.mlp(5, (8, 6), 3), jr.normal(jr.key(0), (7, 5))
+    params = net.init(jr.key(1))
+    groups = symmetry.infer(net.apply, params, x)
+    (first,) = groups.at("hidden_0/kernel", 1)
+    hidden = jax.nn.relu(x @ params["hidden_0"]["kernel"])
+    (found,) = align.activations(net.apply, params, groups, x)[first.id]
+    np.testing.assert_allclose(found, hidden, rtol=1e-5, atol=1e-6)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from wslax._lazy import attach
 
 if TYPE_CHECKING:
+    from wslax.align.correction import repair as repair
     from wslax.align.features import activation_matching as activation_matching
     from wslax.align.features import activations as activations
     from wslax.align.many import match_many as match_many
@@ -20,6 +21,7 @@ __getattr__, __all__ = attach(
         "activation_matching": "wslax.align.features",
         "activations": "wslax.align.features",
         "match_many": "wslax.align.many",
+        "repair": "wslax.align.correction",
         "weight_matching": "wslax.align.weights",
     },
 )

@@ -1,10 +1,12 @@
 """Activations of a model's units, and the order in which those of two models agree most."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from wslax import tree
 from wslax.align.similarity import owned, places
@@ -29,8 +31,14 @@ def _wanted(group: Group) -> tuple[Read, list[Site]]:
 
 def _units(
     groups: Groups, group: Group, site: Site, what: str, place: Place, value: Array
-) -> Array | None:
-    """What was read, as `[samples, *sizes of per, size]`; None where the site is not in it."""
+) -> tuple[Array, np.ndarray] | None:
+    """What was read, as `[samples, *sizes of per, size]`, and which outer units the site touches.
+
+    None where the site is not in what was read.
+
+    The elements of a unit are samples, too; but where they are units of groups that may be permuted
+    within it, as the width of a head, they have no order, and their mean stands for the unit.
+    """
     read = place.produced if what == "outputs" else place.consumed
     axes = [*range(place.loops), *place.batch, *read]
     outer = [s.axis for id in group.per for s in groups.all[id].sites if s.name == site.name]
@@ -44,11 +52,28 @@ def _units(
     shape = value.shape[1:]
     shapes = tuple((name, shape if name == site.name else s) for name, s in groups.shapes)
     index = owned(dataclasses.replace(groups, shapes=shapes), group, site)
-    if index is None:
-        return jnp.moveaxis(value, 1 + site.axis, -1).reshape(-1, group.size)
+    if index is None:  # a whole axis: its own index
+        index = np.moveaxis(np.arange(math.prod(shape)).reshape(shape), site.axis, 0)
+        index = index.reshape(1, group.size, -1)
     taken = value.reshape(len(value), -1)[:, jnp.maximum(index, 0)]
     taken = jnp.moveaxis(jnp.where(index >= 0, taken, 0), -1, 1)
-    return taken.reshape(-1, *(groups.all[id].size for id in group.per), group.size)
+    if any(group.id in other.per for other in groups.free):
+        taken = taken.mean(1)
+    taken = taken.reshape(-1, *(groups.all[id].size for id in group.per), group.size)
+    return taken, (index >= 0).any((1, 2))
+
+
+def _joined(parts: Sequence[tuple[Array, np.ndarray]]) -> list[Array]:
+    """One array of sites that touch other outer units each, as where each head has its own."""
+    whole: list[tuple[Array, np.ndarray]] = []
+    for array, touched in parts:
+        for i, (other, theirs) in enumerate(whole):
+            if array.shape == other.shape and not (touched & theirs).any():
+                whole[i] = (other + array, theirs | touched)
+                break
+        else:
+            whole.append((array, touched))
+    return [array for array, _ in whole]
 
 
 def activations(
@@ -68,12 +93,13 @@ def activations(
 
     Returns:
       Group id to arrays `[samples, *sizes of per, size]`, one a place. Samples are all axes beside
-      the group: of a batch, of positions, of the elements of a unit that has several. Works under
-      `jax.jit` and, over a population, under `jax.vmap`.
+      the group: of a batch, of positions, of the elements of a unit that has several (whose mean
+      stands for it where they have no order, as in a head whose width may be permuted). A group is
+      left out where no product meets it, or only inside `while` and `cond`. Works under `jax.jit`
+      and, over a population, under `jax.vmap`.
 
     Raises:
-      WeightSpaceError: if the groups do not fit the parameters, or nothing of a free group can be
-        read, as where it lies inside `while` or `cond`.
+      WeightSpaceError: if the groups do not fit the parameters.
 
     Example:
         >>> import jax, jax.numpy as jnp, wslax as ws
@@ -94,18 +120,14 @@ def activations(
     found: dict[int, tuple[Array, ...]] = {}
     for group in groups.free:
         what, sites = wanted[group.id]
-        units = [
-            _units(groups, group, site, what, place, value)
-            for site in places(dataclasses.replace(group, sites=tuple(sites)))
-            for (kind, place), value in read.get(site.name, {}).items()
-            if kind == what
-        ]
-        found[group.id] = tuple(unit for unit in units if unit is not None)
-        if not found[group.id]:
-            raise WeightSpaceError(
-                f"group {group.id}: no product outside `while` and `cond` meets its units at "
-                f"{', '.join(map(str, group.sites[:3]))}"
-            )
+        parts: dict[Any, list[tuple[Array, np.ndarray]]] = {}
+        for site in places(dataclasses.replace(group, sites=tuple(sites))):
+            for (kind, place), value in read.get(site.name, {}).items():
+                units = None if kind != what else _units(groups, group, site, what, place, value)
+                if units is not None:
+                    parts.setdefault((site.name, place), []).append(units)
+        if parts:
+            found[group.id] = tuple(unit for part in parts.values() for unit in _joined(part))
     return found
 
 
@@ -121,7 +143,7 @@ def activation_matching(
 
     Args:
       a: group id to activations `[samples, *sizes of per, size]` of the first model, or several
-        such arrays, whose correlations add up: what `activations` gives.
+        such arrays: what `activations` gives. Their correlations add up, by numbers of samples.
       b: the same of the second, on the same samples.
       groups: of the model.
 
@@ -144,8 +166,8 @@ def activation_matching(
             f"b: expected activations of groups {sorted(a)} as in a, got {sorted(b)}"
         )
     orders: dict[int, Array] = {}
-    for id in a:
-        group = check_id(groups, id)
+    for id in sorted(a, key=lambda id: len(check_id(groups, id).per)):  # heads before their widths
+        group = groups.all[id]
         shape = (*(groups.all[other].size for other in group.per), group.size)
         x, y = _several(a[id]), _several(b[id])
         if len(x) != len(y):
@@ -154,9 +176,21 @@ def activation_matching(
         for one, other in zip(x, y, strict=True):
             _check("a", one, len(one), shape, id)
             _check("b", other, len(one), shape, id)
-            total += jnp.einsum("s...i,s...j->...ij", _standard(one), _standard(other))
+            other = _outer_moved(groups, group, other, orders)
+            agreement = jnp.einsum("s...i,s...j->...ij", _standard(one), _standard(other))
+            total += len(one) * agreement
         orders[id] = assignment(total)
     return orders
+
+
+def _outer_moved(groups: Groups, group: Group, seen: Array, orders: dict[int, Array]) -> Array:
+    """Activations with the outer units in the order already found for them."""
+    for axis, id in enumerate(group.per):
+        if id in orders:
+            own = (*groups.all[id].per, id)
+            index = orders[id].reshape([groups.all[o].size if o in own else 1 for o in group.per])
+            seen = jnp.take_along_axis(seen, index[None, ..., None], 1 + axis)
+    return seen
 
 
 def _several(units: Units) -> list[Any]:

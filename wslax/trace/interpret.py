@@ -209,4 +209,30 @@ def convert(run: Interpreter, eqn: Any, view: Any) -> list[Any] | None:
     return [view._replace(leaf=jax.tree.map(cast, leaf))]
 
 
+def broadcast(run: Interpreter, eqn: Any, view: Any, *sizes: Any) -> list[Any] | None:
+    """A view with axes of length 1 more, as a bias gets them."""
+    mapped, shape = eqn.params["broadcast_dimensions"], eqn.params["shape"]
+    added = [a for a in range(len(shape)) if a not in mapped]
+    if not isinstance(view, View) or any(shape[a] != 1 for a in added):
+        return None
+    if tuple(shape[a] for a in mapped) != eqn.invars[0].aval.shape:
+        return None
+    order = dict(zip(map(int, mapped), view.order, strict=True))
+    return [view._replace(order=tuple(order.get(a) for a in range(len(shape))))]
+
+
+def reshape(run: Interpreter, eqn: Any, view: Any, *sizes: Any) -> list[Any] | None:
+    """A view with axes of length 1 more or less."""
+    old, new = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
+    kept = [n for n in old if n != 1]
+    if not isinstance(view, View) or kept != [n for n in new if n != 1]:
+        return None
+    axes = [axis for axis, n in zip(view.order, old, strict=True) if n != 1]
+    if len(axes) != len(view.axes):  # an axis of the leaf itself has length 1
+        return None
+    left = iter(axes)
+    return [view._replace(order=tuple(None if n == 1 else next(left) for n in new))]
+
+
+LIFTED: dict[str, Rule] = {"broadcast_in_dim": broadcast, "reshape": reshape}
 VIEWS: dict[str, Rule] = {"transpose": transpose, "convert_element_type": convert}

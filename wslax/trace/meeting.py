@@ -41,11 +41,13 @@ class Meeting(NamedTuple):
       place: what becomes of its axes.
       read: `[*lead, samples, *axes]` of the `inputs`, over consumed axes; of the `features`, the
         same without the window of a convolution; of the `outputs`, over produced axes.
+      at: axis of the leaf, as viewed, to axis of the result, for batch and produced axes.
     """
 
     view: View
     place: Place
     read: Callable[[str], Array]
+    at: dict[int, int]
 
 
 def _arranged(x: Array, batch: Sequence[int], rest: Sequence[int]) -> Array:
@@ -74,21 +76,23 @@ def product(eqn: Any, lhs: Any, rhs: Any) -> Meeting | None:
     known = {axis for axis, _ in (*consumed, *batch)}
     produced = [axis for axis in view.axes if axis not in known]
 
+    free = [
+        [a for a in range(len(var.aval.shape)) if a not in (*c, *b)]
+        for var, c, b in zip(eqn.invars, contracted, batched, strict=True)
+    ]
+    first = len(batched[0]) + (len(free[0]) if side else 0)
+    at = {view.order[a]: k for k, a in enumerate(batched[side])}
+    at |= {view.order[a]: first + k for k, a in enumerate(free[side])}
+    at.pop(None, None)
+
     def read(what: str) -> Array:
         if what != "outputs":
             return _arranged(x, [b for _, b in batch], [b for _, b in consumed])
         (out,) = jaxpr.bind(eqn, *(v.dense() if isinstance(v, View) else v for v in sides))
-        free = [
-            [a for a in range(len(var.aval.shape)) if a not in (*c, *b)]
-            for var, c, b in zip(eqn.invars, contracted, batched, strict=True)
-        ]
-        first = len(batched[0]) + (len(free[0]) if side else 0)
-        place = {view.order[a]: first + k for k, a in enumerate(free[side])}
-        lead = {view.order[a]: k for k, a in enumerate(batched[side])}
-        return _arranged(out, [lead[a] for a, _ in batch], [place[a] for a in sorted(produced)])
+        return _arranged(out, [at[a] for a, _ in batch], [at[a] for a in sorted(produced)])
 
     axes = ([a for a, _ in batch], [a for a, _ in consumed], sorted(produced))
-    return Meeting(view, _place(view, *axes), read)
+    return Meeting(view, _place(view, *axes), read, at)
 
 
 def _place(view: View, *axes: Sequence[int], groups: int = 1) -> Place:
@@ -130,15 +134,16 @@ def convolution(eqn: Any, lhs: Any, rhs: Any) -> Meeting | None:
             (out,) = jaxpr.bind(eqn, lhs, rhs.dense())
             return _arranged(out, (), (spec.out_spec[1],))
         if what == "features":
-            features = _arranged(lhs, (), (c,))
-            return features.reshape(
-                len(features), *(shape[i] if a == axes[1] else 1 for a in consumed)
-            )
+            window = [shape[i] if a == axes[1] else 1 for a in consumed]
+            features = _arranged(lhs, (), (c,)).reshape(-1, groups, *window)
+            return jnp.moveaxis(features, 1, 0) if groups > 1 else features[:, 0]
         order = [2 + axes[1:].index(a) for a in consumed]
         x = jnp.transpose(patches(), (1, 0, *order))
         return x if groups > 1 else x[0]
 
-    return Meeting(rhs, _place(rhs, (), consumed, axes[:1], groups=groups), read)
+    return Meeting(
+        rhs, _place(rhs, (), consumed, axes[:1], groups=groups), read, {axes[0]: spec.out_spec[1]}
+    )
 
 
 MEETINGS: dict[str, Callable[..., Meeting | None]] = {
