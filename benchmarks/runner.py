@@ -57,6 +57,13 @@ def names() -> list[str]:
     return sorted({m.name for m in pkgutil.iter_modules([str(HERE)])} - NOT_BENCHMARKS)
 
 
+def _accelerator() -> str | None:
+    import jax
+
+    found = jax.devices()[0]
+    return None if found.platform == "cpu" else f"one {found.device_kind}"
+
+
 def machine() -> dict[str, Any]:
     """What a reader needs to judge the figures."""
     cpu = platform.processor()
@@ -70,12 +77,10 @@ def machine() -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
+        "device": _accelerator() or f"{cores} cores of {cpu}",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": versions,
@@ -101,10 +106,11 @@ def measure(name: str, repeats: int) -> dict[str, Any]:
     return record
 
 
-def latest() -> dict[str, dict[str, Any]]:
-    """The last record of each benchmark."""
+def latest() -> dict[tuple[str, str], dict[str, Any]]:
+    """The last record of each benchmark on each kind of device."""
     lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
-    return {record["name"]: record for record in map(json.loads, lines)}
+    records = map(json.loads, lines)
+    return {(record["name"], record["machine"]["device"]): record for record in records}
 
 
 def _figure(x: float) -> str:
@@ -136,7 +142,7 @@ def _section(record: dict[str, Any]) -> str:
         "| --- | --- | --- | --- |",
         *("| " + " | ".join(cells(row)) + " |" for row in record["rows"]),
         "",
-        f"*{facts['date']}, {facts['cores']} cores of {facts['cpu']}, {facts['system']}, "
+        f"*{facts['date']}, {facts['device']}, {facts['system']}, "
         f"Python {facts['python']}, {versions}; "
         f"{repeats} repeats. `python -m benchmarks {record['name']}`*",
         "",

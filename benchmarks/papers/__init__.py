@@ -1,0 +1,1 @@
+"""What papers claim, measured: one folder a paper, `python -m benchmarks.papers`."""
