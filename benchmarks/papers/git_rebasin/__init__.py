@@ -130,7 +130,7 @@ def claims(data: str, widths: Sequence[int], found: dict[int, Any]) -> list[Clai
     least, most = found[widths[0]], found[widths[-1]]
     return [
         Claim(
-            "wide nets trained apart are linearly connected after matching, with next to no barrier",
+            "wide nets trained apart have next to no barrier between them once matched",
             f"{data}, width {widths[-1]}: share of the barrier that weight matching removes",
             less(most["plain"], most["weights"]), "> 0.9",
         ),
