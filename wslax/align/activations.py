@@ -56,12 +56,12 @@ def activation_matching(
                     f"{name}: expected activations [{expected}] of group {id}, got "
                     f"{tree.aval(seen)}"
                 )
-        x, y = _standard(a[id]), _standard(b[id])
+        x, y = standard(a[id]), standard(b[id])
         orders[id] = assignment(jnp.einsum("s...i,s...j->...ij", x, y))
     return orders
 
 
-def _standard(seen: Array) -> Array:
+def standard(seen: Array) -> Array:
     """Mean 0 and length 1 over samples; 0 where nothing varies."""
     seen = jnp.asarray(seen).astype(tree.wide(seen))
     seen = seen - seen.mean(0, keepdims=True)
