@@ -1,4 +1,4 @@
-"""Orders one after another: what `permute` does in turn, also where groups choose for each other."""
+"""Orders one after another: what `permute` does in turn, also where one chooses for another."""
 
 import sys
 from pathlib import Path

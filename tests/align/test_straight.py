@@ -11,7 +11,8 @@ from scipy.optimize import linear_sum_assignment
 from wslax import WeightSpaceError, align, data, nets
 from wslax.symmetry import Groups, infer, permute, random_permutation
 
-NET = nets.mlp(64, [24], 10)
+NET = nets.mlp(64, [48], 10)
+RATE = 5.0  # large, so that twenty steps leave the order of weight matching
 
 
 def loss(p, batch):
@@ -46,7 +47,7 @@ def match(trained):
     """Compiled for twenty steps."""
 
     def solve(a, b, batches):
-        optimizer = optax.sgd(1.0, momentum=0.9)
+        optimizer = optax.sgd(RATE, momentum=0.9)
         return align.straight_through(loss, a, b, trained[1], batches, optimizer=optimizer)
 
     return jax.jit(solve)
@@ -57,7 +58,7 @@ def half(a, b):
 
 
 def written_out(a, b, batches):
-    """Algorithm 2 of the paper with momentum; one hidden layer, so that each projection is exact."""
+    """Algorithm 2 of the paper with momentum; of one hidden layer each projection is exact."""
     (hidden, out), flat = ("hidden_0", "out"), lambda p: jax.tree.map(np.asarray, p)
     a, b, free = flat(a), flat(b), flat(a)
     speed = jax.tree.map(np.zeros_like, free)
@@ -74,7 +75,7 @@ def written_out(a, b, batches):
         order = linear_sum_assignment(score, maximize=True)[1]
         grad = flat(jax.grad(lambda p, batch=batch: loss(half(a, p), batch))(moved(order)))
         speed = jax.tree.map(lambda v, g: 0.9 * v + g, speed, grad)
-        free = jax.tree.map(lambda w, v: w - 1.0 * v, free, speed)
+        free = jax.tree.map(lambda w, v: w - RATE * v, free, speed)
         if loss(half(a, moved(order)), batch) < loss(half(a, moved(best)), batch):
             best = order
         visited.add(tuple(order))

@@ -101,7 +101,7 @@ def planted(name):
     return apply, inputs, groups, stack([one, other]), {id: jnp.stack(x) for id, x in seen.items()}
 
 
-@pytest.mark.parametrize("name", ["mlp", "resnet", "grouped"])
+@pytest.mark.parametrize("name", ["mlp", "grouped"])
 def test_permuted_copies_become_the_model(name):
     apply, inputs, groups, population, seen = planted(name)
     ids = tuple(seen)

@@ -33,7 +33,7 @@ class State(NamedTuple):
 
 def _score(state: State, i: Array) -> Array:
     """How good it is to merge a cluster with each other one."""
-    clash = (state.barred & state.barred[i]).any(-1)
+    clash = (state.barred & state.barred[i][None]).any(-1)
     alive = state.home == np.arange(len(state.home))
     return jnp.where(alive, state.similar[i] - jnp.where(clash, BANNED, 0), -jnp.inf)
 
@@ -61,11 +61,11 @@ def _merged(state: State, models: Array, alpha: Scalar) -> State:
     within = models[i] & models[j]
     budget = state.budget - within
     spent = (budget <= 0) & (state.budget > 0)
-    barred = state.barred.at[i].set(state.barred[i] | state.barred[j]) | (spent & models)
+    barred = state.barred.at[i].set(state.barred[i] | state.barred[j]) | (spent[None] & models)
     home = jnp.where(state.home == j, i, state.home)
     state = State(similar, state.top, state.at, home, barred, budget)
     new = _score(state, i)
-    clash = (barred & barred[state.at] & spent).any(-1)
+    clash = (barred & barred[state.at] & spent[None]).any(-1)
     at = jnp.where((state.at == i) | (state.at == j) | clash, -1, state.at)
     better = (new > state.top) | ((new == state.top) & (i < at))
     best = jnp.argmax(new).astype(jnp.int32)
@@ -104,7 +104,7 @@ def zip_labels(similar: Array, models: int, *, alpha: Scalar, beta: Scalar) -> A
         top=jnp.full(n, jnp.inf, similar.dtype),
         at=jnp.full(n, -1, jnp.int32),
         home=jnp.arange(n, dtype=jnp.int32),
-        barred=(budget <= 0) & origin,
+        barred=(budget <= 0)[None] & origin,
         budget=budget,
     )
     step = lambda _, state: _merged(_renewed(state), origin, alpha)

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from wslax import tree
 from wslax.align.activations import standard
@@ -101,8 +100,8 @@ def _made(groups: Groups, touched: Touched) -> bool:
         covered[site.axis] = covered.get(site.axis, False) | (units >= 0)
     if made and not any(elements.all() for elements in covered.values()):
         raise WeightSpaceError(
-            f"{made[0].name}: the groups in ids produce a part of it; name those of its other parts "
-            "too"
+            f"{made[0].name}: the groups in ids produce a part of it; name those of its "
+            "other parts too"
         )
     return bool(made)
 
