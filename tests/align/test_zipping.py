@@ -120,7 +120,7 @@ def test_permuted_copies_become_the_model(name):
 
 
 def mlp(p, x):
-    return jax.nn.relu(x @ p["in"] + p["bias"]) @ p["out"]
+    return jax.nn.relu(x @ p["in"] + p["bias"][None]) @ p["out"]
 
 
 def net(seed, distinct, units=8):
@@ -140,7 +140,7 @@ def test_duplicates_merge_within_each_model_and_nothing_is_lost():
     population = stack([net(1, 4), net(2, 4)])
     groups = infer(mlp, member(population, 0), x)
     (group,) = groups.free
-    seen = jax.vmap(lambda p: jax.nn.relu(x @ p["in"] + p["bias"]))(population)
+    seen = jax.vmap(lambda p: jax.nn.relu(x @ p["in"] + p["bias"][None]))(population)
     zipped = align.zipit(population, {group.id: (seen, seen)}, groups, ids=[group.id], beta=1.0)
     assert zipped.own == ("out",)
     assert zipped.params["in"].shape == (3, 8)
