@@ -1,7 +1,6 @@
 """One order of units after another, where one group's order is chosen by the units of another."""
 
 import jax.numpy as jnp
-import numpy as np
 
 from wslax.symmetry.types import Group, Groups
 from wslax.typing import Array
@@ -11,7 +10,7 @@ Order = dict[int, Array]
 
 def identity(groups: Groups) -> Order:
     """The order of every free group that leaves all as it is, `[*sizes of per, size]`."""
-    orders = {}
+    orders: Order = {}
     for group in groups.free:
         shape = (*(groups.all[id].size for id in group.per), group.size)
         orders[group.id] = jnp.broadcast_to(jnp.arange(group.size, dtype=jnp.int32), shape)
@@ -21,7 +20,7 @@ def identity(groups: Groups) -> Order:
 def _moved(group: Group, order: Array, outer: Group, move: Array) -> Array:
     """An order whose outer units along one group are `move` of the old ones."""
     ids, own = (*group.per, group.id), (*outer.per, outer.id)
-    move = jnp.transpose(move, np.argsort([ids.index(id) for id in own]))
+    move = jnp.transpose(move, sorted(range(len(own)), key=lambda axis: ids.index(own[axis])))
     move = jnp.expand_dims(move, [i for i, id in enumerate(ids) if id not in own])
     return jnp.take_along_axis(order, move, ids.index(outer.id))
 

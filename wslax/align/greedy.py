@@ -23,12 +23,12 @@ class State(NamedTuple):
       budget: `[N]` merges left within each model.
     """
 
-    similar: Array
-    top: Array
-    at: Array
-    home: Array
-    barred: Array
-    budget: Array
+    similar: jax.Array
+    top: jax.Array
+    at: jax.Array
+    home: jax.Array
+    barred: jax.Array
+    budget: jax.Array
 
 
 def _score(state: State, i: Array) -> Array:

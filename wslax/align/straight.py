@@ -18,7 +18,7 @@ from wslax.symmetry.types import Groups
 from wslax.typing import Array, Key, Params
 
 Loss = Callable[[Params, Any], Array]
-State = tuple[Leaves, Any, Order, Order]  # the free model, its optimizer, its order, the best one
+State = tuple[Any, Any, Order, Order]  # the free model, its optimizer, its order, the best one
 
 
 def _half_way(a: Any, b: Any) -> Any:
