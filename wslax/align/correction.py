@@ -275,7 +275,9 @@ def repair(
         raise WeightSpaceError(f"coef: expected one a model, [{count}], got {tree.aval(coef)}")
     model = traced(apply, merged, inputs)
     models = tree.named_leaves(population)
-    both = {n: jnp.concatenate([models[n], x[None]]) for n, x in model.leaves.items()}
+    both: dict[str, Any] = {
+        n: jnp.concatenate([models[n], x[None]]) for n, x in model.leaves.items()
+    }
     names = {site.name for group in groups.free for site in group.sites}
     whats: list[tuple[str, str]] = []
 

@@ -1,14 +1,17 @@
 """Activations of a model's units, and the order in which those of two models agree most."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from wslax import tree
+from wslax.align.compose import moved
 from wslax.align.similarity import owned, places
 from wslax.errors import WeightSpaceError
 from wslax.numerics.assignment import assignment
@@ -31,7 +34,7 @@ def _wanted(group: Group) -> tuple[Read, list[Site]]:
 
 def _units(
     groups: Groups, group: Group, site: Site, what: str, place: Place, value: Array
-) -> tuple[Array, np.ndarray] | None:
+) -> tuple[Array, Any] | None:
     """What was read, as `[samples, *sizes of per, size]`, and which outer units the site touches.
 
     None where the site is not in what was read.
@@ -60,12 +63,12 @@ def _units(
     if any(group.id in other.per for other in groups.free):
         taken = taken.mean(1)
     taken = taken.reshape(-1, *(groups.all[id].size for id in group.per), group.size)
-    return taken, (index >= 0).any((1, 2))
+    return taken, np.any(index >= 0, axis=(1, 2))
 
 
-def _joined(parts: Sequence[tuple[Array, np.ndarray]]) -> list[Array]:
+def _joined(parts: Sequence[tuple[Array, Any]]) -> list[Array]:
     """One array of sites that touch other outer units each, as where each head has its own."""
-    whole: list[tuple[Array, np.ndarray]] = []
+    whole: list[tuple[Array, Any]] = []
     for array, touched in parts:
         for i, (other, theirs) in enumerate(whole):
             if array.shape == other.shape and not (touched & theirs).any():
@@ -120,7 +123,7 @@ def activations(
     found: dict[int, tuple[Array, ...]] = {}
     for group in groups.free:
         what, sites = wanted[group.id]
-        parts: dict[Any, list[tuple[Array, np.ndarray]]] = {}
+        parts: dict[Any, list[tuple[Array, Any]]] = {}
         for site in places(dataclasses.replace(group, sites=tuple(sites))):
             for (kind, place), value in read.get(site.name, {}).items():
                 units = None if kind != what else _units(groups, group, site, what, place, value)
@@ -176,21 +179,13 @@ def activation_matching(
         for one, other in zip(x, y, strict=True):
             _check("a", one, len(one), shape, id)
             _check("b", other, len(one), shape, id)
-            other = _outer_moved(groups, group, other, orders)
-            agreement = jnp.einsum("s...i,s...j->...ij", _standard(one), _standard(other))
+            for outer in (groups.all[o] for o in group.per if o in orders):
+                move = functools.partial(moved, group, outer=outer, move=orders[outer.id])
+                other = jax.vmap(move)(other)
+            agreement = jnp.einsum("s...i,s...j->...ij", standard(one), standard(other))
             total += len(one) * agreement
         orders[id] = assignment(total)
     return orders
-
-
-def _outer_moved(groups: Groups, group: Group, seen: Array, orders: dict[int, Array]) -> Array:
-    """Activations with the outer units in the order already found for them."""
-    for axis, id in enumerate(group.per):
-        if id in orders:
-            own = (*groups.all[id].per, id)
-            index = orders[id].reshape([groups.all[o].size if o in own else 1 for o in group.per])
-            seen = jnp.take_along_axis(seen, index[None, ..., None], 1 + axis)
-    return seen
 
 
 def _several(units: Units) -> list[Any]:
@@ -205,7 +200,7 @@ def _check(name: str, seen: Array, count: int, shape: tuple[int, ...], id: int) 
         )
 
 
-def _standard(seen: Array) -> Array:
+def standard(seen: Array) -> Array:
     """Mean 0 and length 1 over samples; 0 where nothing varies."""
     seen = jnp.asarray(seen).astype(tree.wide(seen))
     seen = seen - seen.mean(0, keepdims=True)

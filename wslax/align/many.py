@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from wslax.align.compose import after, identity
 from wslax.align.similarity import float_leaves
 from wslax.align.weights import Leaves, Order, matched
 from wslax.errors import WeightSpaceError
@@ -54,10 +55,7 @@ def match_many(population: Population, groups: Groups, *, key: Key, iterations: 
         raise WeightSpaceError("no group is free; `groups.table()` says what froze them")
     found = locate(member(population, 0), groups)
     members = float_leaves(population, found)
-    orders = {}
-    for group in groups.free:
-        shape = (count, *(groups.all[id].size for id in group.per), group.size)
-        orders[group.id] = jnp.broadcast_to(jnp.arange(group.size, dtype=jnp.int32), shape)
+    orders = {id: jnp.broadcast_to(p, (count, *p.shape)) for id, p in identity(groups).items()}
 
     def align(i: Array, key: Key, state: State) -> State:
         members, seen, orders, moved = state
@@ -72,9 +70,8 @@ def match_many(population: Population, groups: Groups, *, key: Key, iterations: 
         new = permute(own, groups, order)
         changed = [(p != jnp.arange(p.shape[-1])).any() for p in order.values()]
         members = {name: leaf.at[i].set(new[name]) for name, leaf in members.items()}
-        orders = {
-            id: p.at[i].set(jnp.take_along_axis(p[i], order[id], -1)) for id, p in orders.items()
-        }
+        own_order = after(groups, {id: p[i] for id, p in orders.items()}, order)
+        orders = {id: p.at[i].set(own_order[id]) for id, p in orders.items()}
         return members, seen | here, orders, moved | jnp.stack(changed).any()
 
     def one_pass(state: tuple[Array, State]) -> tuple[Array, State]:

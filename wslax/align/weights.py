@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wslax import tree
+from wslax.align.compose import after, identity
 from wslax.align.similarity import float_leaves, pairs, places, similarity, swap_gains
 from wslax.errors import WeightSpaceError
 from wslax.numerics.assignment import assignment
@@ -122,12 +123,12 @@ def weight_matching(
         )
     if key is None:
         solve = lambda a, b: matched(a, b, groups, None, iterations)
-        return _one_by_one(solve)(float_leaves(a, found), float_leaves(b, found))
+        return one_by_one(solve)(float_leaves(a, found), float_leaves(b, found))
     solve = lambda a, b, key: matched(a, b, groups, key, iterations)
-    return _one_by_one(solve)(float_leaves(a, found), float_leaves(b, found), key)
+    return one_by_one(solve)(float_leaves(a, found), float_leaves(b, found), key)
 
 
-def _one_by_one(solve: Callable[..., Order]) -> Callable[..., Order]:
+def one_by_one(solve: Callable[..., Order]) -> Callable[..., Order]:
     """Under `vmap` on a CPU: pair after pair, each for as many passes as it needs."""
     on_cpu = jax.default_backend() == "cpu"
     return jax.custom_batching.sequential_vmap(solve) if on_cpu else solve
@@ -137,17 +138,12 @@ def matched(a: Leaves, b: Leaves, groups: Groups, key: Key | None, iterations: i
     """`weight_matching` on float leaves by their names in the groups."""
     free = groups.free
     meets = jnp.asarray(_neighbours(groups))
-    sizes = [(*(groups.all[id].size for id in g.per), g.size) for g in free]
-    start = {
-        g.id: jnp.broadcast_to(jnp.arange(g.size, dtype=jnp.int32), shape)
-        for g, shape in zip(free, sizes, strict=True)
-    }
 
     def visiting(k: int) -> Callable[[State], State]:
         def visit(state: State) -> State:
             b, orders, stale = state
             b, order, better = _visit(groups, free[k], a, b)
-            orders = orders | {free[k].id: jnp.take_along_axis(orders[free[k].id], order, -1)}
+            orders = after(groups, orders, {free[k].id: order})
             return b, orders, jnp.where(better, stale | meets[k], stale).at[k].set(False)
 
         return visit
@@ -166,6 +162,6 @@ def matched(a: Leaves, b: Leaves, groups: Groups, key: Key | None, iterations: i
         return (at + 1, *jax.lax.fori_loop(0, len(free), step, tuple(rest)))
 
     stale = jnp.ones(len(free), bool)
-    begin = (jnp.int32(0), b, start, stale)
+    begin = (jnp.int32(0), b, identity(groups), stale)
     going = lambda state: (state[0] < iterations) & state[3].any()
     return jax.lax.while_loop(going, one_pass, begin)[2]

@@ -1,7 +1,11 @@
-"""One gather along one site of one leaf, the same for all outer units or different at each."""
+"""One gather along one site of one leaf, the same for all outer units or different at each.
+
+`scatter` is its transpose: where units become copies of one, their weights add up.
+"""
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -72,3 +76,22 @@ def gather(groups: Groups, group: Group, site: Site, leaf: Array, index: Array) 
         return xp.take_along_axis(leaf, _per_unit(groups, group, site, index, on), site.axis)
     source = layout.along(site, leaf.shape[site.axis], index, on)
     return xp.take(leaf, source, site.axis)
+
+
+def scatter(groups: Groups, group: Group, site: Site, leaf: Array, index: Array) -> Array:
+    """The transpose of `gather`: unit `index[i]` becomes the sum of all old units `i` that name it.
+
+    What a leaf computes from units that `gather` copies, its scatter computes from the originals.
+
+    Args:
+      groups: the groups that hold before and after: the number of units stays.
+      group: one of them.
+      site: one of its sites, on this leaf.
+      leaf: floats.
+      index: `[size]`, or `[*sizes of per, size]`.
+
+    Returns:
+      An array like the leaf; elements outside the site stay.
+    """
+    pull = lambda x: gather(groups, group, site, x, index)
+    return jax.linear_transpose(pull, leaf)(leaf)[0]
