@@ -1,4 +1,4 @@
-"""Stage 5: a new condition from few images, by LIFT, a random mask and full fine-tuning."""
+"""Stage 6: a new condition from few images, by LIFT, a random mask and full fine-tuning."""
 
 import functools
 import itertools

@@ -145,7 +145,7 @@ class TourConfig:
     adapt: Adapt = Adapt()
 
 
-STAGES = ("experts", "merge", "evolve", "grow", "adapt")
+STAGES = ("experts", "merge", "align", "evolve", "grow", "adapt")
 
 # A smaller tour, and one that only shows that everything runs.
 QUICK: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Stage 3: GENOME on a few validation images."""
+"""Stage 4: GENOME on a few validation images."""
 
 import functools
 from typing import Any

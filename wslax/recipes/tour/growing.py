@@ -1,4 +1,4 @@
-"""Stage 4: widen the winner, and train on with and without."""
+"""Stage 5: widen the winner, and train on with and without."""
 
 from typing import Any
 

@@ -9,7 +9,16 @@ import numpy as np
 
 from wslax.recipes.result import Card, Estimate, Result
 from wslax.recipes.store import Store, nowhere
-from wslax.recipes.tour import adapting, evolving, experts, growing, measure, merging, task
+from wslax.recipes.tour import (
+    adapting,
+    aligning,
+    evolving,
+    experts,
+    growing,
+    measure,
+    merging,
+    task,
+)
 from wslax.recipes.tour.config import STAGES, TourConfig
 from wslax.recipes.tour.training import Context, Outcome
 
@@ -19,7 +28,7 @@ def run(
     progress: Callable[[str, int, int, str], None] | None = None,
     store: Store | None = None,
 ) -> Result:
-    """Train experts, merge them, evolve them, widen the winner, adapt it.
+    """Train experts, merge them, align two more, evolve, widen the winner, adapt it.
 
     Stages and training segments leave checkpoints in `store`; a run that finds some goes on from
     there and ends with the same result.
@@ -59,12 +68,14 @@ def run(
 
     context, first = stage("experts", experts.run)
     _, merged = stage("merge", merging.run, first)
+    _, aligned = stage("align", aligning.run)
     _, evolved = stage("evolve", evolving.run, first)
     _, grown = stage("grow", growing.run, merged, evolved)
     _, adapted = stage("adapt", adapting.run, grown.params["trained"])
     sections = (
         experts.section(context, first),
         merging.section(context, first, merged),
+        aligning.section(context, aligned),
         evolving.section(context, first, merged, evolved),
         growing.section(context, grown),
         adapting.section(context, adapted),
@@ -78,8 +89,9 @@ def run(
         "adapted": adapted.params["adapted"],
     }
     metrics = _metrics(context, first, merged, evolved, grown, adapted)
+    metrics["average_of_two"] = aligning.half_way(aligned)
     return Result(
-        "Merging, breeding, growing and adapting on handwritten digits",
+        "Merging, aligning, breeding, growing and adapting on handwritten digits",
         "Five small nets learn different views of 5,000 MNIST digits from one base. Their weights "
         "are then merged, evolved, widened and adapted, without a framework in between: each step "
         "is a function on parameter trees.",
