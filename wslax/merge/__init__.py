@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from wslax.merge.functions import slerp as slerp
     from wslax.merge.functions import task_arithmetic as task_arithmetic
     from wslax.merge.functions import ties as ties
+    from wslax.merge.interference import calibrate as calibrate
+    from wslax.merge.interference import wudi as wudi
     from wslax.merge.memory import run as run
     from wslax.merge.method import Gram as Gram
     from wslax.merge.method import Kth as Kth
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from wslax.merge.method import Param as Param
     from wslax.merge.method import Total as Total
     from wslax.merge.registry import METHODS as METHODS
+    from wslax.merge.subspace import iso_c as iso_c
+    from wslax.merge.subspace import iso_cts as iso_cts
+    from wslax.merge.subspace import knots as knots
+    from wslax.merge.subspace import tsv_m as tsv_m
 
 _FUNCTIONS = (
     "dare_linear", "dare_ties", "linear", "passthrough", "slerp", "task_arithmetic", "ties",
@@ -32,6 +38,8 @@ __getattr__, __all__ = attach(
     __name__,
     {name: "wslax.merge.functions" for name in _FUNCTIONS}
     | {name: "wslax.merge.method" for name in _CONTRACT}
+    | {name: "wslax.merge.interference" for name in ("calibrate", "wudi")}
+    | {name: "wslax.merge.subspace" for name in ("iso_c", "iso_cts", "knots", "tsv_m")}
     | {
         "METHODS": "wslax.merge.registry",
         "checkpoints": "wslax.merge.disk",
