@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from wslax._lazy import attach
 
 if TYPE_CHECKING:
+    from wslax.merge.competition import pcb as pcb
     from wslax.merge.disk import checkpoints as checkpoints
     from wslax.merge.functions import dare_linear as dare_linear
     from wslax.merge.functions import dare_ties as dare_ties
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
     from wslax.merge.functions import ties as ties
     from wslax.merge.interference import calibrate as calibrate
     from wslax.merge.interference import wudi as wudi
+    from wslax.merge.masks import Emr as Emr
+    from wslax.merge.masks import consensus as consensus
+    from wslax.merge.masks import emr as emr
+    from wslax.merge.masks import emr_member as emr_member
+    from wslax.merge.masks import magmax as magmax
+    from wslax.merge.masks import tall_masks as tall_masks
     from wslax.merge.memory import run as run
     from wslax.merge.method import Gram as Gram
     from wslax.merge.method import Kth as Kth
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
 _FUNCTIONS = (
     "dare_linear", "dare_ties", "linear", "passthrough", "slerp", "task_arithmetic", "ties",
 )  # fmt: skip
+_MASKS = ("Emr", "consensus", "emr", "emr_member", "magmax", "tall_masks")
 _CONTRACT = ("Gram", "Kth", "Leaf", "Member", "Method", "Param", "Total")
 
 __getattr__, __all__ = attach(
@@ -39,9 +47,11 @@ __getattr__, __all__ = attach(
     {name: "wslax.merge.functions" for name in _FUNCTIONS}
     | {name: "wslax.merge.method" for name in _CONTRACT}
     | {name: "wslax.merge.interference" for name in ("calibrate", "wudi")}
+    | {name: "wslax.merge.masks" for name in _MASKS}
     | {name: "wslax.merge.subspace" for name in ("iso_c", "iso_cts", "knots", "tsv_m")}
     | {
         "METHODS": "wslax.merge.registry",
+        "pcb": "wslax.merge.competition",
         "checkpoints": "wslax.merge.disk",
         "run": "wslax.merge.memory",
     },

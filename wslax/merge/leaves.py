@@ -56,6 +56,18 @@ def check_base(population: Any, base: Any) -> int:
     return count
 
 
+def check_coef(name: str, value: Any, count: int) -> None:
+    """Raise unless a coefficient is a number, or one a member.
+
+    Example:
+        >>> check_coef("lam", 0.5, 3)
+    """
+    if np.shape(value) not in ((), (count,)):
+        raise WeightSpaceError(
+            f"{name}: expected a number or {count} numbers (one a member), got {tree.aval(value)}"
+        )
+
+
 def float_names(tree_: Any, where: Any) -> list[str]:
     """The names of the leaves of floats that `where` picks.
 
