@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     from wslax.merge.method import Param as Param
     from wslax.merge.method import Total as Total
     from wslax.merge.registry import METHODS as METHODS
+    from wslax.merge.soups import Soup as Soup
+    from wslax.merge.soups import greedy_soup as greedy_soup
+    from wslax.merge.soups import learned_soup as learned_soup
+    from wslax.merge.soups import liti as liti
+    from wslax.merge.soups import lm_cocktail as lm_cocktail
+    from wslax.merge.soups import warp_slerp as warp_slerp
     from wslax.merge.subspace import iso_c as iso_c
     from wslax.merge.subspace import iso_cts as iso_cts
     from wslax.merge.subspace import knots as knots
@@ -40,6 +46,7 @@ _FUNCTIONS = (
     "dare_linear", "dare_ties", "linear", "passthrough", "slerp", "task_arithmetic", "ties",
 )  # fmt: skip
 _MASKS = ("Emr", "consensus", "emr", "emr_member", "magmax", "tall_masks")
+_SOUPS = ("Soup", "greedy_soup", "learned_soup", "liti", "lm_cocktail", "warp_slerp")
 _CONTRACT = ("Gram", "Kth", "Leaf", "Member", "Method", "Param", "Total")
 
 __getattr__, __all__ = attach(
@@ -48,6 +55,7 @@ __getattr__, __all__ = attach(
     | {name: "wslax.merge.method" for name in _CONTRACT}
     | {name: "wslax.merge.interference" for name in ("calibrate", "wudi")}
     | {name: "wslax.merge.masks" for name in _MASKS}
+    | {name: "wslax.merge.soups" for name in _SOUPS}
     | {name: "wslax.merge.subspace" for name in ("iso_c", "iso_cts", "knots", "tsv_m")}
     | {
         "METHODS": "wslax.merge.registry",
