@@ -11,6 +11,12 @@ from wslax import merge
 SHAPES = {"bias": (20,), "kernel": (16, 20)}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def strict():
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
 def draw(count=3, seed=0):
     rng = np.random.default_rng(seed)
     base = {n: rng.normal(size=s).astype(np.float32) for n, s in SHAPES.items()}

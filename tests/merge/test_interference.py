@@ -10,6 +10,12 @@ from wslax import merge
 SHAPES = {"tall": (6, 4), "wide": (4, 6), "bias": (6,)}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def strict():
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
 def draw(count=3, seed=0):
     rng = np.random.default_rng(seed)
     base = {n: rng.normal(size=s).astype(np.float32) for n, s in SHAPES.items()}

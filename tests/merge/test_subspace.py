@@ -19,6 +19,12 @@ TA = partial(merge.task_arithmetic, lam=0.4)
 TIES = partial(merge.ties, density=0.5)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def strict():
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
 def draw(count=3, seed=0):
     rng = np.random.default_rng(seed)
     base = {n: rng.normal(size=s).astype(np.float32) for n, s in SHAPES.items()}

@@ -5,6 +5,12 @@ from typing import TYPE_CHECKING
 from wslax._lazy import attach
 
 if TYPE_CHECKING:
+    from wslax.merge.averaging import AverageState as AverageState
+    from wslax.merge.averaging import LawaState as LawaState
+    from wslax.merge.averaging import averaged as averaged
+    from wslax.merge.averaging import ema as ema
+    from wslax.merge.averaging import lawa as lawa
+    from wslax.merge.averaging import swa as swa
     from wslax.merge.competition import pcb as pcb
     from wslax.merge.disk import checkpoints as checkpoints
     from wslax.merge.functions import dare_linear as dare_linear
@@ -37,6 +43,9 @@ if TYPE_CHECKING:
     from wslax.merge.soups import liti as liti
     from wslax.merge.soups import lm_cocktail as lm_cocktail
     from wslax.merge.soups import warp_slerp as warp_slerp
+    from wslax.merge.statistics import fisher as fisher
+    from wslax.merge.statistics import fisher_information as fisher_information
+    from wslax.merge.statistics import regmean as regmean
     from wslax.merge.subspace import iso_c as iso_c
     from wslax.merge.subspace import iso_cts as iso_cts
     from wslax.merge.subspace import knots as knots
@@ -47,6 +56,8 @@ _FUNCTIONS = (
 )  # fmt: skip
 _MASKS = ("Emr", "consensus", "emr", "emr_member", "magmax", "tall_masks")
 _SOUPS = ("Soup", "greedy_soup", "learned_soup", "liti", "lm_cocktail", "warp_slerp")
+_AVERAGING = ("AverageState", "LawaState", "averaged", "ema", "lawa", "swa")
+_STATISTICS = ("fisher", "fisher_information", "regmean")
 _CONTRACT = ("Gram", "Kth", "Leaf", "Member", "Method", "Param", "Total")
 
 __getattr__, __all__ = attach(
@@ -56,6 +67,8 @@ __getattr__, __all__ = attach(
     | {name: "wslax.merge.interference" for name in ("calibrate", "wudi")}
     | {name: "wslax.merge.masks" for name in _MASKS}
     | {name: "wslax.merge.soups" for name in _SOUPS}
+    | {name: "wslax.merge.averaging" for name in _AVERAGING}
+    | {name: "wslax.merge.statistics" for name in _STATISTICS}
     | {name: "wslax.merge.subspace" for name in ("iso_c", "iso_cts", "knots", "tsv_m")}
     | {
         "METHODS": "wslax.merge.registry",

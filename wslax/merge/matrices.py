@@ -37,6 +37,18 @@ def views(leaves: Leaves, axes: Axes) -> Leaves:
     }
 
 
+def together(names: list[str], matrices: Leaves) -> Any:
+    """Matrices `[N, *batch, m, n]` of one m and n as `[N, batch, m, n]` of all of them.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> together(["a", "b"], {"a": jnp.zeros((3, 2, 4)), "b": jnp.zeros((3, 5, 2, 4))}).shape
+        (3, 6, 2, 4)
+    """
+    flat = [matrices[n].reshape(len(matrices[n]), -1, *matrices[n].shape[-2:]) for n in names]
+    return jnp.concatenate(flat, axis=1)
+
+
 def alike(matrices: Leaves) -> Iterator[tuple[list[str], Any]]:
     """Matrices of one shape and dtype together: names, and `[N, batch, m, n]` of all of them.
 
@@ -50,8 +62,7 @@ def alike(matrices: Leaves) -> Iterator[tuple[list[str], Any]]:
     for name, x in matrices.items():
         kinds.setdefault((x.shape[-2:], x.dtype), []).append(name)
     for names in kinds.values():
-        flat = [matrices[n].reshape(len(matrices[n]), -1, *matrices[n].shape[-2:]) for n in names]
-        yield names, jnp.concatenate(flat, axis=1)
+        yield names, together(names, matrices)
 
 
 def apart(names: list[str], merged: Any, matrices: Leaves) -> Leaves:

@@ -88,7 +88,7 @@ def _flat(singular: Any) -> Any:
     """The mean of the singular values that are not 0, in their place."""
     live = singular > 0
     count = jnp.maximum(live.sum(-1, keepdims=True), 1).astype(singular.dtype)
-    return live * singular.sum(-1, keepdims=True) / count
+    return jnp.where(live, singular.sum(-1, keepdims=True) / count, 0)
 
 
 def _iso_c(deltas: Any, done: Any) -> tuple[Any, Any]:
