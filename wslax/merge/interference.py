@@ -28,19 +28,21 @@ def _wudi(deltas: Any, done: Any, steps: int | None) -> tuple[Any, Any]:
     start = deltas.sum(0)
     squares = (deltas * deltas).sum((-2, -1), keepdims=True)
     weights = jnp.where(squares > 0, 1 / jnp.where(squares > 0, squares, 1), 0)
+
+    def add(held: Any, row: Any) -> tuple[Any, None]:
+        own, weight = row
+        gram = (own @ own.mT) * weight
+        return (held[0] + gram, held[1] + gram @ own), None
+
+    nothing = jnp.zeros((*start.shape[:-1], start.shape[-2]), start.dtype)
+    begin = (nothing, jnp.zeros_like(start))
+    (gram, target), _ = jax.lax.scan(add, begin, (deltas, weights))
     if steps is None:
-        # The rows of D_i^T / |D_i| of all members are one system; solved for what differs from the
-        # start, so that directions no task uses stay as they are there.
-        _, batch, m, n = deltas.shape
-        proxies = deltas.mT * jnp.sqrt(weights)
-        gaps = proxies @ (deltas - start[None])
-        a, b = (jnp.moveaxis(x, 0, 1).reshape(batch, -1, k) for x, k in ((proxies, m), (gaps, n)))
-        change, done = least_squares(a, b, done)
+        # Solved for what differs from the start, which so stays where no task has any input.
+        change, done = least_squares(gram, target - gram @ start, done)
         return start + change, done
     import optax
 
-    grams = (deltas @ deltas.mT) * weights
-    gram, target = grams.sum(0), (grams @ deltas).sum(0)
     adam = optax.adam(LEARNING_RATE)
 
     def step(_: Any, held: Any) -> Any:
