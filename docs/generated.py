@@ -4,6 +4,8 @@ The pages stay plain Markdown, to be read anywhere; a test fails when one of the
 """
 
 import dataclasses
+import importlib
+import inspect
 import pathlib
 import re
 
@@ -23,14 +25,53 @@ def settings() -> str:
     return f"```yaml\n{text}```"
 
 
-PARTS = {"methods.md": markdown, "tour.md": settings}
+FAMILIES = (
+    "subspace", "interference", "masks", "competition", "soups", "statistics", "averaging",
+)  # fmt: skip
+
+
+def _row(function) -> tuple[str, ...]:
+    """A function's name, first line, options and first reference, from its own documentation."""
+    text = inspect.getdoc(function)
+    about = re.sub(r"\\\((.*?)\\\)", r"$\1$", text.splitlines()[0])
+    options = ", ".join(
+        f"`{name}` {'required' if option.default is option.empty else str(option.default).lower()}"
+        for name, option in inspect.signature(function).parameters.items()
+        if option.kind is option.KEYWORD_ONLY and name not in ("where", "groups")
+    )
+    references = " ".join(text.partition("References:")[2].partition("Example:")[0].split())
+    who, number = (re.search(p, references) for p in (r"^.*? \d{4}", r"arXiv:([\d.]*\d)"))
+    link = f"[arXiv:{number[1]}](https://arxiv.org/abs/{number[1]})" if number else ""
+    source = ", ".join(filter(None, (who[0] if who else "", link)))
+    return f"`{function.__name__}`", about, options, source
+
+
+def functions() -> str:
+    """The merging functions outside the registry, as a table."""
+    rows = [("function", "what it does", "options and defaults", "source"), ("---",) * 4]
+    for family in FAMILIES:
+        module = importlib.import_module(f"wslax.merge.{family}")
+        rows += [
+            _row(value)
+            for name, value in vars(module).items()
+            if inspect.isfunction(inspect.unwrap(value)) and not name.startswith("_")
+            if value.__module__ == module.__name__
+        ]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+PARTS = {"methods.md": (markdown, functions), "tour.md": (settings,)}
 
 
 def page(name: str) -> str:
-    """The page with its part, between the two markers, written anew."""
-    text = (DOCS / name).read_text("utf-8")
-    part = f"<!-- generated -->\n\n{PARTS[name]()}\n\n<!-- end -->"
-    return re.sub("<!-- generated -->.*<!-- end -->", lambda _: part, text, flags=re.DOTALL)
+    """The page with its parts, each between two markers, written anew."""
+    text, parts = (DOCS / name).read_text("utf-8"), iter(PARTS[name])
+    return re.sub(
+        "<!-- generated -->.*?<!-- end -->",
+        lambda _: f"<!-- generated -->\n\n{next(parts)()}\n\n<!-- end -->",
+        text,
+        flags=re.DOTALL,
+    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import numpy as np
 from wslax import population as populations
 from wslax import tree
 from wslax.errors import WeightSpaceError
+from wslax.merge.leaves import check_base, kept
 from wslax.merge.method import Gram, Kth, Leaf, Member, Method, Total
 from wslax.merge.parameters import is_concrete, resolved
 from wslax.numerics.threshold import kth_largest
@@ -129,25 +130,6 @@ def _exact_counts(
     }
 
 
-def _equal_in_all(stack: Any) -> bool:
-    if jax.dtypes.issubdtype(stack.dtype, jax.dtypes.prng_key):
-        stack = jax.random.key_data(stack)
-    host = np.asarray(stack)
-    return bool((host == host[0]).all())
-
-
-def _kept(name: str, stack: Any, base: Any) -> Any:
-    """A leaf that is not merged: the base's, or what all members agree on."""
-    if base is not None:
-        return base
-    if not tree.is_float(stack) and is_concrete(stack) and not _equal_in_all(stack):
-        raise WeightSpaceError(
-            f"{name}: {stack.dtype} leaves are not averaged and the members differ; pass base= "
-            "to keep the base's"
-        )
-    return stack[0]
-
-
 def _check(method: Method, population: Any, base: Any, key: Any) -> int:
     count = populations.size(population)
     if count < method.least or (method.most is not None and count > method.most):
@@ -157,9 +139,7 @@ def _check(method: Method, population: Any, base: Any, key: Any) -> int:
         raise WeightSpaceError(f"{method.name} draws at random: pass key=jax.random.key(0)")
     if method.base == "required" and base is None:
         raise WeightSpaceError(f"{method.name} needs base=: the model that the members came from")
-    if base is not None:
-        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), population)
-        tree.check_like(base, one, "base", "a member")
+    check_base(population, base)
     return count
 
 
@@ -224,11 +204,11 @@ def run(
     stacks = jax.tree.leaves(population)
     bases = jax.tree.leaves(base) if base is not None else [None] * len(stacks)
     merged = [pick and tree.is_float(stack) for pick, stack in zip(chosen, stacks, strict=True)]
-    kept = {i: _kept(names[i], stacks[i], bases[i]) for i, merge in enumerate(merged) if not merge}
+    held = {i: kept(names[i], stacks[i], bases[i]) for i, merge in enumerate(merged) if not merge}
     out = []
     for i, (name, stack, row) in enumerate(zip(names, stacks, rows, strict=True)):
         if not merged[i]:
-            out.append(kept[i])
+            out.append(held[i])
             continue
         flags = {k: v for k, v in row.items() if isinstance(v, bool)}
         numbers = {k: v for k, v in row.items() if k not in flags}

@@ -1,0 +1,93 @@
+"""Leaves as matrices: consumed times produced axes, by the roles of their sites."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from wslax import tree
+from wslax.symmetry.find import locate
+from wslax.symmetry.types import Groups
+from wslax.typing import Array, Params
+
+
+class MatrixAxes(NamedTuple):
+    """Which axes of a leaf make its rows and its columns; the others are a batch of matrices.
+
+    Attributes:
+      consumed: axes contracted with the activations that come in: the rows.
+      produced: axes of what comes out: the columns.
+    """
+
+    consumed: tuple[int, ...]
+    produced: tuple[int, ...]
+
+
+def matrix_axes(params: Params, groups: Groups | None = None) -> dict[str, MatrixAxes]:
+    """The leaves of floats that are matrices.
+
+    With groups a leaf whose sites consume along some axes and produce along others; one that does
+    both along one axis (a tied embedding) or only looks up (an embedding) is none. Without groups
+    each leaf with two axes, read as Flax stores it, `[in, out]`.
+
+    Args:
+      params: arrays or `jax.ShapeDtypeStruct`s of one model.
+      groups: its groups, from `wslax.symmetry.infer`.
+
+    Returns:
+      Leaf name to axes.
+
+    Raises:
+      WeightSpaceError: if the groups do not fit the parameters.
+
+    Example:
+        >>> import numpy as np
+        >>> matrix_axes({"b": np.zeros(3), "w": np.zeros((2, 3))})
+        {'w': MatrixAxes(consumed=(0,), produced=(1,))}
+    """
+    leaves = {n: leaf for n, leaf in tree.named_leaves(params).items() if tree.is_float(leaf)}
+    if groups is None:
+        return {n: MatrixAxes((0,), (1,)) for n, leaf in leaves.items() if len(leaf.shape) == 2}
+    roles: dict[str, dict[str, set[int]]] = {}
+    for group in groups.all:
+        for site in group.sites:
+            roles.setdefault(site.name, {}).setdefault(site.role, set()).add(site.axis)
+    found = {}
+    for name, original in locate(params, groups).items():
+        consumed, produced = (roles[original].get(r, set()) for r in ("consumed", "produced"))
+        if name in leaves and consumed and produced and not consumed & produced:
+            found[name] = MatrixAxes(tuple(sorted(consumed)), tuple(sorted(produced)))
+    return found
+
+
+def to_matrices(leaf: Array, axes: MatrixAxes) -> Array:
+    """A leaf as `[*batch, rows, columns]`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> to_matrices(jnp.zeros((4, 2, 3, 5)), MatrixAxes((1, 2), (3,))).shape
+        (4, 6, 5)
+    """
+    order = _order(leaf.ndim, axes)
+    batch = [leaf.shape[i] for i in order[: leaf.ndim - len(axes.consumed) - len(axes.produced)]]
+    rows = math.prod(leaf.shape[i] for i in axes.consumed)
+    return jnp.transpose(leaf, order).reshape(*batch, rows, -1)
+
+
+def from_matrices(matrices: Array, axes: MatrixAxes, shape: tuple[int, ...]) -> Array:
+    """The leaf of that shape whose `to_matrices` is given.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> axes = MatrixAxes((1, 2), (0,))
+        >>> from_matrices(jnp.zeros((6, 5)), axes, (5, 2, 3)).shape
+        (5, 2, 3)
+    """
+    order = _order(len(shape), axes)
+    back = sorted(range(len(shape)), key=order.__getitem__)
+    return jnp.transpose(matrices.reshape([shape[i] for i in order]), back)
+
+
+def _order(ndim: int, axes: MatrixAxes) -> tuple[Any, ...]:
+    inside = (*axes.consumed, *axes.produced)
+    return (*(i for i in range(ndim) if i not in inside), *inside)
