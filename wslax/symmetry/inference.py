@@ -4,8 +4,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
+from jax import dtypes
 
 from wslax import tree
+from wslax.symmetry.charges.find import charged
 from wslax.symmetry.export import export
 from wslax.symmetry.rules import RULES
 from wslax.symmetry.types import Groups
@@ -87,4 +90,6 @@ def infer(
     ]
     for value in walk.run(program, [*found.values(), *entered]):
         walk.axes.freeze(value.nodes, "the output, of which it is an axis")
-    return export(walk, found, shapes)
+    groups = export(walk, found, shapes)
+    exact = {names[i]: bool(dtypes.issubdtype(leaves[i].dtype, np.inexact)) for i in arrays}
+    return charged(groups, program, exact, len(fed))
