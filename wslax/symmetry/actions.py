@@ -66,8 +66,8 @@ def permute(
     r"""Reorder the units of groups; a free group's order does not change the model's function.
 
     Unit \(j\) becomes the old unit \(p_j\) at every site: \(w'_{\ldots j \ldots} = w_{\ldots p_j
-    \ldots}\). With signs it is then multiplied at each site \(s\) by \(\prod_k \sigma_{kj}^{e_{ks}}\)
-    with the exponents \(e_k\) of the group's `signs`.
+    \ldots}\). With signs it is then multiplied at each site \(s\) by \(\prod_k
+    \sigma_{kj}^{e_{ks}}\) with the exponents \(e_k\) of the group's `signs`.
 
     Args:
       params: the tree that the groups were made for, or one that holds copies of it (`locate`); an

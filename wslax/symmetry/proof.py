@@ -140,9 +140,7 @@ def check(
     fed = jax.tree.unflatten(structure, filled)
     params = randomised(draw, params)
     before = jax.tree.leaves(apply(params, *fed))
-    moved = permute(
-        params, groups, random_permutation(order, groups), random_signs(sign, groups)
-    )
+    moved = permute(params, groups, random_permutation(order, groups), random_signs(sign, groups))
     moved = rescale(moved, groups, random_scales(scale, groups))
     after = jax.tree.leaves(apply(moved, *fed))
     return jnp.max(jnp.stack([_apart(a, b) for a, b in zip(before, after, strict=True)]))

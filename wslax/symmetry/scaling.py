@@ -34,7 +34,9 @@ def _checked(groups: Groups, id: int, factors: Array, *, signs: bool) -> Array:
     kind, wanted = ("signs", "-1 or 1") if signs else ("scales", "positive")
     count = len(getattr(group, kind))
     if not count:
-        raise WeightSpaceError(f"group {id}: has no symmetry of {kind}; `groups.table()` says which")
+        raise WeightSpaceError(
+            f"group {id}: has no symmetry of {kind}; `groups.table()` says which"
+        )
     traced = isinstance(factors, jax.core.Tracer)
     factors = factors if traced else np.asarray(factors)
     whole = (count, *unit_shape(groups, group))
@@ -56,7 +58,8 @@ def _total(factors: Array, exponents: tuple[int, ...], dtype: np.dtype) -> Array
     """What each unit is multiplied by at a place, and 1 for what no unit owns."""
     xp: Any = np if isinstance(factors, np.ndarray) else jnp
     powers = np.array(exponents).reshape(-1, *(1,) * (factors.ndim - 1))
-    raised = factors.astype(dtype) ** powers.astype(dtype)
+    factors = factors.astype(dtype)
+    raised = xp.where(powers == 1, factors, factors ** powers.astype(dtype))
     return xp.append(raised.prod(0), np.ones(1, dtype))
 
 

@@ -263,6 +263,4 @@ def _group(entry: dict[str, Any]) -> Group:
     sites = tuple(Site(**site) for site in entry.pop("sites"))
     per, reductions = tuple(entry.pop("per")), tuple(entry.pop("reductions"))
     scales, signs = (tuple(map(tuple, entry.pop(kind))) for kind in ("scales", "signs"))
-    return Group(
-        sites=sites, per=per, reductions=reductions, scales=scales, signs=signs, **entry
-    )
+    return Group(sites=sites, per=per, reductions=reductions, scales=scales, signs=signs, **entry)

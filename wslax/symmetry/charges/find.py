@@ -62,11 +62,15 @@ def charged(groups: Groups, program: Program, exact: Mapping[str, bool], inputs:
     first = {id: unknowns.index(id) for id in kinds}
     leaves: dict[str, dict[int, np.ndarray]] = {name: {} for name in exact}
     for group in groups.free:
-        places = {layout.place(s): (s, k) for s, k in zip(group.sites, kinds[group.id], strict=True)}
+        places = {
+            layout.place(s): (s, k) for s, k in zip(group.sites, kinds[group.id], strict=True)
+        }
         for site, kind in places.values():
             shape = groups.shape[site.name]
             here = layout.units(site, shape[site.axis]) == 0
-            here = here.astype(float).reshape([-1 if a == site.axis else 1 for a in range(len(shape))])
+            here = here.astype(float).reshape(
+                [-1 if a == site.axis else 1 for a in range(len(shape))]
+            )
             own, unknown = leaves[site.name], first[group.id] + kind
             own[unknown] = own.get(unknown, 0) + here
     found = {}
@@ -85,8 +89,8 @@ def charged(groups: Groups, program: Program, exact: Mapping[str, bool], inputs:
 
 
 def _irredundant(groups: Groups, group: Group) -> Group:
-    kinds = (independent(groups, group, signs=signs) for signs in (False, True))
-    return dataclasses.replace(group, **dict(zip(("scales", "signs"), kinds, strict=True)))
+    scales, signs = (independent(groups, group, signs=signs) for signs in (False, True))
+    return dataclasses.replace(group, scales=scales, signs=signs)
 
 
 def _solved(

@@ -11,7 +11,7 @@ Form = dict[int, np.ndarray] | None
 Row = tuple[tuple[int, float], ...]  # an equation: sum of coefficient * unknown = 0
 
 
-def plus(a: Form, b: Form, factor: float = 1) -> Form:
+def plus(a: Form, b: Form, factor: float = 1.0) -> Form:
     """The charge of a product, of a quotient with -1; nothing times zero is zero."""
     if a is None or b is None:
         return None
@@ -61,7 +61,7 @@ class System:
             for unknowns in by_group.values():
                 if len(unknowns) == 1 and not self.signs:
                     (unknown,) = unknowns
-                    self.rows.update([((unknown, 1),)] if (form or {})[unknown].any() else [])
+                    self.rows.update([((unknown, 1.0),)] if (form or {})[unknown].any() else [])
                     continue
                 for found in distinct([(form or {})[u] for u in unknowns]):
                     row = tuple((u, n) for u, n in zip(unknowns, found, strict=True) if n)
@@ -76,7 +76,7 @@ class System:
         first = max(known, key=lambda form: next(iter(form.values())).ndim)
         for other in known:
             if other is not first:
-                self.vanish(plus(first, other, -1))
+                self.vanish(plus(first, other, -1.0))
         return first
 
     def even(self, form: Form, axes: Iterable[int]) -> Form:

@@ -48,5 +48,7 @@ def independent(groups: Groups, group: Group, *, signs: bool) -> tuple[Powers, .
     for name in dict.fromkeys(site.name for g in (group, *inside) for site in g.sites):
         found = distinct([_exponents(groups, g, p, name, group.id) for g, p in acting])
         rows |= {tuple((i, n) for i, n in enumerate(row) if n) for row in found}
-    given = {next(i for i, n in enumerate(s) if n) for s in solutions(rows, len(acting), signs=signs)}
+    given = {
+        next(i for i, n in enumerate(s) if n) for s in solutions(rows, len(acting), signs=signs)
+    }
     return tuple(powers for i, powers in enumerate(own) if i not in given)

@@ -66,18 +66,18 @@ def mul(system: System, eqn: Any, x: Form, y: Form) -> list[Form]:
 
 def div(system: System, eqn: Any, x: Form, y: Form) -> list[Form]:
     """Charges subtract."""
-    return opaque(system, eqn, x, y) if y is None else [plus(x, y, -1)]
+    return opaque(system, eqn, x, y) if y is None else [plus(x, y, -1.0)]
 
 
 def square(system: System, eqn: Any, x: Form) -> list[Form]:
     """Twice the charge."""
-    return [times(x, 2)]
+    return [times(x, 2.0)]
 
 
 def integer_pow(system: System, eqn: Any, x: Form) -> list[Form]:
     """Charges are multiplied."""
     power = eqn.params["y"]
-    return [times(x, power)] if power > 0 or x is not None else [{}]
+    return [times(x, float(power))] if power > 0 or x is not None else [{}]
 
 
 def root(power: float) -> Rule:
@@ -179,8 +179,13 @@ def _parts(eqn: Any, x: Form, axis: int, sizes: list[int]) -> list[Form]:
     out, start = [], 0
     for size in sizes:
         part = slice(start, start + size)
-        out.append(x and {u: a.take(range(*part.indices(a.shape[axis])), axis)
-                          if a.shape[axis] > 1 else a for u, a in x.items()})
+        out.append(
+            x
+            and {
+                u: a.take(range(*part.indices(a.shape[axis])), axis) if a.shape[axis] > 1 else a
+                for u, a in x.items()
+            }
+        )
         start += size
     return out
 
@@ -197,6 +202,10 @@ def unstack(system: System, eqn: Any, x: Form) -> list[Form]:
     return [part and {u: a.squeeze(axis) for u, a in part.items()} for part in parts]
 
 
+def _alike(arrays: list[Any]) -> bool:
+    return all(x is not None and np.array_equal(x, arrays[0]) for x in arrays)
+
+
 def _joined(forms: list[Form], sizes: list[int], axis: int) -> Form:
     """Values one after another; zeros among them count as unchanged where the others differ."""
     known = [form for form in forms if form is not None]
@@ -206,10 +215,9 @@ def _joined(forms: list[Form], sizes: list[int], axis: int) -> Form:
     for unknown in dict.fromkeys(u for form in known for u in form):
         parts = [form.get(unknown) for form in known]
         first = parts[0]
-        if first is not None and first.shape[axis] == 1:
-            if all(x is not None and np.array_equal(x, first) for x in parts):
-                found[unknown] = first
-                continue
+        if first is not None and first.shape[axis] == 1 and _alike(parts):
+            found[unknown] = first
+            continue
         parts = [None if form is None else form.get(unknown) for form in forms]
         rank = next(x.ndim for x in parts if x is not None)
         parts = [np.zeros((1,) * rank) if x is None else x for x in parts]
@@ -259,8 +267,11 @@ def _along(form: Form, groups: list[list[int]], out: list[list[int]]) -> Form:
 
     def move(x: np.ndarray) -> np.ndarray:
         order = [a for axes in groups for a in axes]
-        shape = [n for axes, new in zip(groups, out, strict=True)
-                 for n in ([x.shape[a] for a in axes] if axes else [1] * len(new))]
+        shape = [
+            n
+            for axes, new in zip(groups, out, strict=True)
+            for n in ([x.shape[a] for a in axes] if axes else [1] * len(new))
+        ]
         return x.transpose(order).reshape(shape)
 
     return form and {u: move(x) for u, x in form.items()}
@@ -378,9 +389,7 @@ def dynamic_slice(system: System, eqn: Any, x: Form, *starts: Form) -> list[Form
     return [system.even(x, [a for a in range(len(whole)) if sizes[a] != whole[a]])]
 
 
-def dynamic_update_slice(
-    system: System, eqn: Any, x: Form, new: Form, *starts: Form
-) -> list[Form]:
+def dynamic_update_slice(system: System, eqn: Any, x: Form, new: Form, *starts: Form) -> list[Form]:
     """Old and new change alike, and all along the axes that are cut."""
     system.vanish(*starts)
     whole, part = (var.aval.shape for var in eqn.invars[:2])
@@ -401,7 +410,9 @@ def scatter(system: System, eqn: Any, x: Form, index: Form, update: Form) -> lis
     update = system.even(update, [a for a in range(len(part)) if a not in whole.values()])
 
     def move(array: np.ndarray) -> np.ndarray:
-        return array.reshape([array.shape[whole[a]] if a in whole else 1 for a in range(len(shape))])
+        return array.reshape(
+            [array.shape[whole[a]] if a in whole else 1 for a in range(len(shape))]
+        )
 
     return [system.same(x, update and {u: move(array) for u, array in update.items()})]
 
