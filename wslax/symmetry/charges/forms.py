@@ -1,5 +1,6 @@
 """Charges as linear forms over elements, and the equations that a program demands of them."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -9,6 +10,7 @@ import numpy as np
 # None is the charge of zeros: any charge at all.
 Form = dict[int, np.ndarray] | None
 Row = tuple[tuple[int, float], ...]  # an equation: sum of coefficient * unknown = 0
+MANY = 64  # elements that are looked at one by one; of more, those alike are one
 
 
 def plus(a: Form, b: Form, factor: float = 1.0) -> Form:
@@ -33,7 +35,8 @@ def _raised(form: dict[int, np.ndarray], rank: int) -> dict[int, np.ndarray]:
 
 def distinct(arrays: Sequence[np.ndarray]) -> set[tuple[float, ...]]:
     """What the arrays are together, at one element or another."""
-    for axis in range(arrays[0].ndim):
+    long = math.prod(np.broadcast_shapes(*(x.shape for x in arrays))) > MANY
+    for axis in range(arrays[0].ndim) if long else ():
         varying = [x for x in arrays if x.shape[axis] > 1]
         if varying:
             others = tuple(a for a in range(arrays[0].ndim) if a != axis)

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from wslax.symmetry.charges.forms import Row
 
-Line = dict[int, Fraction]
+Line = dict[int, int | Fraction]
 
 
 def _zeros(rows: Iterable[Row], *, signs: bool) -> tuple[set[int], set[Row]]:
@@ -40,18 +40,19 @@ def solutions(rows: Iterable[Row], count: int, *, signs: bool) -> tuple[tuple[in
     zeros, rest = _zeros(rows, signs=signs)
     pivots: dict[int, Line] = {}  # the last unknown of an equation, by those before it
     for row in sorted(rest):
-        line = {u: Fraction(n) for u, n in row}
+        line: Line = {u: int(n) if n == int(n) else Fraction(n) for u, n in row}
         while line and max(line) in pivots:
             line = _reduced(line, pivots[max(line)], max(line), signs=signs)
         if line:
             last = max(line)
-            pivots[last] = {u: n / line[last] for u, n in line.items()}
+            unit = line[last] if abs(line[last]) == 1 else 1 / Fraction(line[last])
+            pivots[last] = {u: n * unit for u, n in line.items()}
     found = []
     for free in sorted(set(range(count)) - zeros - pivots.keys()):
-        values = {free: Fraction(1)}
+        values: Line = {free: 1}
         for last in sorted(pivots):
-            terms = [n * values[u] for u, n in pivots[last].items() if u in values]
-            if total := sum(terms, Fraction(0)) % 2 if signs else -sum(terms, Fraction(0)):
+            total = -sum(n * values[u] for u, n in pivots[last].items() if u in values)
+            if total := total % 2 if signs else total:
                 values[last] = total
         scale = math.lcm(*(n.denominator for n in values.values()))
         found.append(tuple(int(values.get(u, 0) * scale) for u in range(count)))
