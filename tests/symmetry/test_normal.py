@@ -18,7 +18,9 @@ def model(name):
         return randomised(jr.key(2), params), infer(apply, params, *inputs)
 
 
-@pytest.mark.parametrize("name", ["mlp", "grouped", "scanned", "lstm_separate"])
+@pytest.mark.parametrize(
+    "name", ["mlp", "grouped", "scanned", "lstm_separate", "grouped_query_fused"]
+)
 def test_permuted_and_flipped_copies_give_the_same_bits(name):
     params, groups = model(name)
     order = random_permutation(jr.key(3), groups)

@@ -108,8 +108,8 @@ def balance(params: Params, groups: Groups) -> Params:
         >>> params = {"in": jnp.array([[8.0, 3.0]]), "out": jnp.array([[2.0], [3.0]])}
         >>> apply = lambda p, x: jax.nn.relu(x @ p["in"]) @ p["out"]
         >>> groups = ws.symmetry.infer(apply, params, jnp.zeros((1, 1)))
-        >>> balance(params, groups)["in"].round(3).tolist()
-        [[4.0, 3.0]]
+        >>> [round(w, 3) for w in balance(params, groups)["in"][0].tolist()]
+        [4.0, 3.0]
     """
     found = locate(params, groups)
     leaves = tree.named_leaves(params)

@@ -42,31 +42,32 @@ def _order(params: Params, groups: Groups, group: Group, found: dict[str, str]) 
     return jnp.lexsort(keys[::-1], -1) if keys else jnp.arange(group.size)
 
 
-def _anchors(groups: Groups, present: set[str]) -> list[tuple[Group, int, Site]]:
-    """The sign symmetries in an order, each with a place whose signs those after it leave alone."""
-    odd = {
-        (group.id, k): [site for site, n in powers(group, signs=True).items() if n[k]]
-        for group in groups.free
-        for k in range(len(group.signs))
-    }
-    odd = {key: [s for s in sites if s.name in present] for key, sites in odd.items()}
-    pending = [key for key, sites in odd.items() if sites]
+def _anchors(groups: Groups, present: set[str]) -> list[tuple[Group, int, list[Site]]]:
+    """The sign symmetries in an order, each with sites whose signs those after it leave alone."""
+    odd: dict[tuple[int, int], dict[tuple[str, int], list[Site]]] = {}
+    for group in groups.free:
+        for site, exponents in powers(group, signs=True).items():
+            for k in range(len(exponents)):
+                if exponents[k] and site.name in present:
+                    along = odd.setdefault((group.id, k), {})
+                    along.setdefault((site.name, site.axis), []).append(site)
     anchors = []
-    while pending:
-        meets = collections.Counter(site.name for key in pending for site in odd[key])
-        alone = ((key, s) for key in pending for s in odd[key] if meets[s.name] == 1)
-        (id, k), site = next(alone, (pending[0], odd[pending[0]][0]))
-        anchors.append((groups.all[id], k, site))
-        pending.remove((id, k))
+    while odd:
+        meets = collections.Counter(name for along in odd.values() for name, _ in along)
+        alone = ((key, a) for key, along in odd.items() for a in along if meets[a[0]] == 1)
+        key, at = next(alone, next((key, a) for key, along in odd.items() for a in along))
+        anchors.append((groups.all[key[0]], key[1], odd.pop(key)[at]))
     return anchors
 
 
 def _upright(params: Params, groups: Groups, found: dict[str, str]) -> Params:
-    """Units with the sign in which the largest magnitude at one place of theirs is positive."""
+    """Units with the sign in which the largest magnitude at some sites of theirs is positive."""
     names = {original: name for name, original in reversed(found.items())}
-    for group, k, site in _anchors(groups, set(names)):
-        leaf = tree.named_leaves(params)[names[site.name]]
-        high, low = _extremes(groups, group, site, leaf)
+    for group, k, sites in _anchors(groups, set(names)):
+        leaf = tree.named_leaves(params)[names[sites[0].name]]
+        each = [_extremes(groups, group, site, leaf) for site in sites]
+        high, low = (jnp.stack(one) for one in zip(*each, strict=True))
+        high, low = high.max(0), low.min(0)
         signs = jnp.ones((len(group.signs), *high.shape), high.dtype)
         signs = signs.at[k].set(jnp.where(-low > high, -1, 1))
         params = permute(params, groups, {}, {group.id: signs})
@@ -76,8 +77,8 @@ def _upright(params: Params, groups: Groups, found: dict[str, str]) -> Params:
 def canonical(params: Params, groups: Groups) -> Params:
     r"""A normal form up to order and sign: models that differ in these alone become one.
 
-    First each unit with sign symmetries gets the sign in which, at one of its sites, the weight of
-    largest magnitude is positive. The site is one whose signs no symmetry changes that is still
+    First each unit with sign symmetries gets the sign in which, along one axis of one leaf, its
+    weight of largest magnitude is positive. The leaf is one that no symmetry changes that is still
     undecided; where each of them hangs on another one, the form is not unique. Then the units of
     each free group, in the order of ids, are sorted by what does not depend on the order of any
     units: for each leaf, the largest and the smallest weight that a unit owns there, compared leaf
