@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from wslax.symmetry.charges.forms import Form, System
-from wslax.symmetry.charges.rules import RULES, opaque
+from wslax.symmetry.charges.rules import RULES
+from wslax.symmetry.charges.rules.elementwise import opaque
 from wslax.trace import jaxpr
 from wslax.trace.jaxpr import Branches, Call, Program, Scan, Shards, While
 
