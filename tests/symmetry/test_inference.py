@@ -44,11 +44,19 @@ def site(groups, s):
     return f"{s.name}[{s.axis}{':' if piece else ''}{piece.replace(' ', '')}]{MARK[s.role]}"
 
 
+def powers(group):
+    for kind, found in (("scale", group.scales), ("sign", group.signs)):
+        for each in found:
+            yield f" | {kind} {''.join({1: '+', 0: '0', -1: '-'}.get(n, f'({n})') for n in each)}"
+
+
 def lines(groups):
     for group in groups.free:
         per = f" per {','.join(map(str, group.per))}" if group.per else ""
         by = f" by {','.join(group.reductions)}" if group.reductions else ""
-        yield f"{group.id}{per}{by} | {' '.join(site(groups, s) for s in group.sites)}"
+        yield f"{group.id}{per}{by} | {' '.join(site(groups, s) for s in group.sites)}" + (
+            "".join(powers(group))
+        )
 
 
 def random_inputs(inputs):

@@ -1,4 +1,4 @@
-"""The normal form: permuted copies give the same bits, other models do not."""
+"""The normal form: permuted and flipped copies give the same bits, other models do not."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from zoo import ZOO
 
 from wslax import WeightSpaceError, tree
 from wslax.symmetry import canonical, infer, permute, random_permutation, same_function
-from wslax.symmetry.proof import randomised
+from wslax.symmetry.proof import random_signs, randomised
 
 
 def model(name):
@@ -18,10 +18,13 @@ def model(name):
         return randomised(jr.key(2), params), infer(apply, params, *inputs)
 
 
-@pytest.mark.parametrize("name", ["mlp", "grouped", "scanned"])
-def test_permuted_copies_give_the_same_bits(name):
+@pytest.mark.parametrize(
+    "name", ["mlp", "grouped", "scanned", "lstm_separate", "grouped_query_fused"]
+)
+def test_permuted_and_flipped_copies_give_the_same_bits(name):
     params, groups = model(name)
-    moved = permute(params, groups, random_permutation(jr.key(3), groups))
+    order = random_permutation(jr.key(3), groups)
+    moved = permute(params, groups, order, random_signs(jr.key(4), groups))
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (params, moved)), strict=True))
     normal = jax.jit(canonical, static_argnums=1)
     for a, b in zip(

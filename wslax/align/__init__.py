@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from wslax.align.many import match_many as match_many
     from wslax.align.path import Barrier as Barrier
     from wslax.align.path import barrier as barrier
+    from wslax.align.signed import signed_matching as signed_matching
     from wslax.align.straight import straight_through as straight_through
     from wslax.align.weights import weight_matching as weight_matching
     from wslax.align.zipping import Zipped as Zipped
@@ -27,6 +28,7 @@ __getattr__, __all__ = attach(
         "match_many": "wslax.align.many",
         "repair": "wslax.align.correction",
         "straight_through": "wslax.align.straight",
+        "signed_matching": "wslax.align.signed",
         "weight_matching": "wslax.align.weights",
         "zipit": "wslax.align.zipping",
     },

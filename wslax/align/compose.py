@@ -8,13 +8,15 @@ from wslax.typing import Array
 Order = dict[int, Array]
 
 
+def stay(groups: Groups, group: Group) -> Array:
+    """The order of a group that leaves every unit where it is, `[*sizes of per, size]`."""
+    shape = (*(groups.all[id].size for id in group.per), group.size)
+    return jnp.broadcast_to(jnp.arange(group.size, dtype=jnp.int32), shape)
+
+
 def identity(groups: Groups) -> Order:
-    """The order of every free group that leaves all as it is, `[*sizes of per, size]`."""
-    orders: Order = {}
-    for group in groups.free:
-        shape = (*(groups.all[id].size for id in group.per), group.size)
-        orders[group.id] = jnp.broadcast_to(jnp.arange(group.size, dtype=jnp.int32), shape)
-    return orders
+    """The order of every free group that leaves all as it is."""
+    return {group.id: stay(groups, group) for group in groups.free}
 
 
 def moved(group: Group, order: Array, outer: Group, move: Array) -> Array:

@@ -1,14 +1,14 @@
 """Weight matching: the order of units in which two models' weights are nearest."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from wslax import tree
-from wslax.align.compose import after, identity
+from wslax.align.compose import after, stay
 from wslax.align.similarity import float_leaves, pairs, places, similarity, swap_gains
 from wslax.errors import WeightSpaceError
 from wslax.numerics.assignment import assignment
@@ -22,24 +22,38 @@ Order = dict[int, Any]
 State = tuple[Leaves, Order, Array]  # the moved model, its order so far, which groups are stale
 
 
+class Moves(NamedTuple):
+    """What may be done to the units of a group, and how.
+
+    Attributes:
+      stay: `(groups, group)` to the move that does nothing.
+      visit: `(groups, group, a, b)` to `b` after the best move, the move, and whether it helped.
+      then: `(groups, moves, id, move)`: the moves of all groups after one more move of one group.
+    """
+
+    stay: Callable[..., Any]
+    visit: Callable[..., tuple[Leaves, Any, Array]]
+    then: Callable[..., Any]
+
+
 def _neighbours(groups: Groups) -> np.ndarray:
     """`[free, free]`: whether two groups meet on a leaf, so that one's order moves the other's."""
     names = [{site.name for site in group.sites} for group in groups.free]
     return np.array([[bool(a & b) for b in names] for a in names])
 
 
-def _agreement(group: Group, a: Leaves, b: Leaves) -> Array:
+def agreement(group: Group, a: Leaves, b: Leaves) -> Array:
     """The inner product of two models over the leaves of a group."""
     names = {site.name for site in places(group)} & a.keys()
     return sum((jnp.vdot(a[name], b[name]) for name in names), start=jnp.float32(0))
 
 
-def _polished(groups: Groups, group: Group, a: Leaves, b: Leaves) -> tuple[Leaves, Array]:
+def polished(groups: Groups, group: Group, a: Leaves, b: Leaves) -> tuple[Leaves, Array]:
     """Swap pairs of units, the best first, while that raises the agreement."""
     size = group.size
     eye = jnp.arange(size, dtype=jnp.int32)
     above = np.triu(np.ones((size, size), bool), 1)
-    least = 1e-6 * _agreement(group, a, a)
+    least = 1e-6 * agreement(group, a, a)
 
     def best(b: Leaves) -> tuple[Array, Array]:
         gain = jnp.where(above, swap_gains(groups, group, a, b), -jnp.inf)
@@ -61,22 +75,28 @@ def _visit(groups: Groups, group: Group, a: Leaves, b: Leaves) -> tuple[Leaves, 
     score = similarity(groups, group, a, b)
     outer = tuple(groups.all[id].size for id in group.per)
     order = assignment(score).reshape(*outer, group.size)
-    stay = jnp.broadcast_to(jnp.arange(group.size, dtype=jnp.int32), order.shape)
     quadratic = not group.per and pairs(group)
     if quadratic:
-        before = _agreement(group, a, b)
-        after = _agreement(group, a, permute(b, groups, {group.id: order}))
+        before = agreement(group, a, b)
+        after = agreement(group, a, permute(b, groups, {group.id: order}))
     else:
         before = jnp.trace(score, axis1=-2, axis2=-1).sum()
         after = jnp.take_along_axis(score.reshape(*outer, -1, group.size), order[..., None], -1)
         after = after.sum()
     better = after > before + 1e-6 * jnp.abs(before)
-    order = jnp.where(better, order, stay)
+    order = jnp.where(better, order, stay(groups, group))
     b = permute(b, groups, {group.id: order})
     if quadratic:
-        b, swaps = _polished(groups, group, a, b)
-        order, better = order[swaps], better | (swaps != stay).any()
+        b, swaps = polished(groups, group, a, b)
+        order, better = order[swaps], better | (swaps != stay(groups, group)).any()
     return b, order, better
+
+
+def _then(groups: Groups, orders: Order, id: int, new: Array) -> Order:
+    return after(groups, orders, {id: new})
+
+
+ORDERS = Moves(stay, _visit, _then)
 
 
 def weight_matching(
@@ -115,6 +135,13 @@ def weight_matching(
         >>> weight_matching(a, b, groups)[0].tolist()
         [1, 2, 0]
     """
+    return solved(a, b, groups, key, iterations, ORDERS)
+
+
+def solved(
+    a: Params, b: Params, groups: Groups, key: Key | None, iterations: int, moves: Moves
+) -> Order:
+    """Best moves of the groups of `b`, after checking that there are any."""
     tree.check_like(b, a, "b", "a")
     found = locate(a, groups)
     if not groups.free:
@@ -122,9 +149,9 @@ def weight_matching(
             "no group is free, so there is nothing to align; `groups.table()` says what froze them"
         )
     if key is None:
-        solve = lambda a, b: matched(a, b, groups, None, iterations)
+        solve = lambda a, b: matched(a, b, groups, None, iterations, moves)
         return one_by_one(solve)(float_leaves(a, found), float_leaves(b, found))
-    solve = lambda a, b, key: matched(a, b, groups, key, iterations)
+    solve = lambda a, b, key: matched(a, b, groups, key, iterations, moves)
     return one_by_one(solve)(float_leaves(a, found), float_leaves(b, found), key)
 
 
@@ -134,16 +161,24 @@ def one_by_one(solve: Callable[..., Order]) -> Callable[..., Order]:
     return jax.custom_batching.sequential_vmap(solve) if on_cpu else solve
 
 
-def matched(a: Leaves, b: Leaves, groups: Groups, key: Key | None, iterations: int) -> Order:
-    """`weight_matching` on float leaves by their names in the groups."""
+def matched(
+    a: Leaves,
+    b: Leaves,
+    groups: Groups,
+    key: Key | None,
+    iterations: int,
+    moves: Moves = ORDERS,
+) -> Order:
+    """Coordinate ascent on float leaves by their names in the groups."""
     free = groups.free
     meets = jnp.asarray(_neighbours(groups))
+    start = {group.id: moves.stay(groups, group) for group in free}
 
     def visiting(k: int) -> Callable[[State], State]:
         def visit(state: State) -> State:
             b, orders, stale = state
-            b, order, better = _visit(groups, free[k], a, b)
-            orders = after(groups, orders, {free[k].id: order})
+            b, new, better = moves.visit(groups, free[k], a, b)
+            orders = moves.then(groups, orders, free[k].id, new)
             return b, orders, jnp.where(better, stale | meets[k], stale).at[k].set(False)
 
         return visit
@@ -162,6 +197,6 @@ def matched(a: Leaves, b: Leaves, groups: Groups, key: Key | None, iterations: i
         return (at + 1, *jax.lax.fori_loop(0, len(free), step, tuple(rest)))
 
     stale = jnp.ones(len(free), bool)
-    begin = (jnp.int32(0), b, identity(groups), stale)
+    begin = (jnp.int32(0), b, start, stale)
     going = lambda state: (state[0] < iterations) & state[3].any()
     return jax.lax.while_loop(going, one_pass, begin)[2]

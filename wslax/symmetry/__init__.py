@@ -7,6 +7,7 @@ from wslax._lazy import attach
 if TYPE_CHECKING:
     from wslax.symmetry.actions import permute as permute
     from wslax.symmetry.actions import take as take
+    from wslax.symmetry.balancing import balance as balance
     from wslax.symmetry.chains import feed_forward as feed_forward
     from wslax.symmetry.find import locate as locate
     from wslax.symmetry.find import sizes as sizes
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from wslax.symmetry.proof import check as check
     from wslax.symmetry.proof import random_permutation as random_permutation
     from wslax.symmetry.rules import RULES as RULES
+    from wslax.symmetry.scaling import rescale as rescale
     from wslax.symmetry.types import Group as Group
     from wslax.symmetry.types import Groups as Groups
     from wslax.symmetry.types import Site as Site
@@ -29,5 +31,6 @@ __getattr__, __all__ = attach(
     | {name: "wslax.symmetry.normal" for name in ("canonical", "same_function")}
     | {name: "wslax.symmetry.proof" for name in ("check", "random_permutation")}
     | {"infer": "wslax.symmetry.inference", "RULES": "wslax.symmetry.rules"}
+    | {"balance": "wslax.symmetry.balancing", "rescale": "wslax.symmetry.scaling"}
     | {"feed_forward": "wslax.symmetry.chains", "resize": "wslax.symmetry.layout"},
 )

@@ -12,6 +12,7 @@ from wslax.errors import WeightSpaceError
 from wslax.symmetry import layout
 from wslax.symmetry.find import check_id, locate
 from wslax.symmetry.gather import gather
+from wslax.symmetry.scaling import scaled
 from wslax.symmetry.types import Groups
 from wslax.typing import Array, Params
 
@@ -56,11 +57,17 @@ def _apply(params: Params, groups: Groups, indices: Mapping[int, Array], permuta
     return tree.map_named(change, params)
 
 
-def permute(params: Params, groups: Groups, permutations: Mapping[int, Array]) -> Params:
+def permute(
+    params: Params,
+    groups: Groups,
+    permutations: Mapping[int, Array],
+    signs: Mapping[int, Array] | None = None,
+) -> Params:
     r"""Reorder the units of groups; a free group's order does not change the model's function.
 
     Unit \(j\) becomes the old unit \(p_j\) at every site: \(w'_{\ldots j \ldots} = w_{\ldots p_j
-    \ldots}\).
+    \ldots}\). With signs it is then multiplied at each site \(s\) by \(\prod_k
+    \sigma_{kj}^{e_{ks}}\) with the exponents \(e_k\) of the group's `signs`.
 
     Args:
       params: the tree that the groups were made for, or one that holds copies of it (`locate`); an
@@ -68,13 +75,16 @@ def permute(params: Params, groups: Groups, permutations: Mapping[int, Array]) -
       groups: the groups.
       permutations: group id to integers `[size]`, or `[*sizes of per, size]` for a permutation of
         its own at each outer unit. Applied in this order, each to what the one before it leaves.
+      signs: group id to -1 or 1 `[symmetries, size]`, one row for each entry of `Group.signs`, or
+        `[symmetries, *sizes of per, size]`; None changes none.
 
     Returns:
       The tree, every leaf with the shape, dtype and weak type it had. Works under `jax.jit`, and
       under `jax.vmap` over populations and permutations.
 
     Raises:
-      WeightSpaceError: if a group or leaf is missing, or what is not traced is no permutation.
+      WeightSpaceError: if a group or leaf is missing, what is not traced is no permutation, or
+        signs are given for a group without any.
 
     Example:
         >>> import jax.numpy as jnp
@@ -83,7 +93,8 @@ def permute(params: Params, groups: Groups, permutations: Mapping[int, Array]) -
         >>> permute(params, groups, {0: jnp.array([2, 0, 1])})["w"]
         Array([[3., 1., 2.]], dtype=float32)
     """
-    return _apply(params, groups, permutations, permutation=True)
+    params = _apply(params, groups, permutations, permutation=True)
+    return scaled(params, groups, signs, signs=True) if signs else params
 
 
 def take(params: Params, groups: Groups, indices: Mapping[int, Array]) -> Params:

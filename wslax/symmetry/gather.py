@@ -3,6 +3,7 @@
 `scatter` is its transpose: where units become copies of one, their weights add up.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -30,6 +31,26 @@ def outer_units(groups: Groups, site: Site, id: int, at: np.ndarray) -> tuple[in
     length = groups.shape[site.name][axes[0]]
     units = np.max([layout.units(s, length) for s in outer], axis=0)
     return axes[0], units[at] if axes[0] == site.axis else units
+
+
+def owners(groups: Groups, group: Group, site: Site) -> np.ndarray:
+    """For each element of a leaf the flat index into `[*sizes of per, size]` of who owns it.
+
+    Axes along which it is the same have length 1; what no unit owns has the index after the last.
+    """
+    shape = groups.shape[site.name]
+
+    def over(axis: int, values: np.ndarray) -> np.ndarray:
+        return values.reshape([-1 if a == axis else 1 for a in range(len(shape))])
+
+    own = over(site.axis, layout.units(site, shape[site.axis]))
+    index, inside = np.zeros((1,) * len(shape), int), own >= 0
+    for id in group.per:
+        axis, units = outer_units(groups, site, id, np.arange(shape[site.axis]))
+        index = index * groups.all[id].size + over(axis, units)
+        inside = inside & (over(axis, units) >= 0)
+    count = math.prod(groups.all[id].size for id in group.per) * group.size
+    return np.where(inside, index * group.size + own, count)
 
 
 def _per_unit(groups: Groups, group: Group, site: Site, index: Any, xp: Any) -> Any:

@@ -3,6 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+from jax import dtypes
+
+from wslax.symmetry.charges.find import charged
 from wslax.symmetry.export import export
 from wslax.symmetry.rules import RULES
 from wslax.symmetry.types import Groups
@@ -65,4 +69,8 @@ def infer(
     ]
     for value in walk.run(model.program, [*found.values(), *entered]):
         walk.axes.freeze(value.nodes, "the output, of which it is an axis")
-    return export(walk, found, shapes)
+    groups = export(walk, found, shapes)
+    exact = {
+        name: bool(dtypes.issubdtype(leaf.dtype, np.inexact)) for name, leaf in model.leaves.items()
+    }
+    return charged(groups, model.program, exact, len(model.inputs))

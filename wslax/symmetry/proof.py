@@ -1,4 +1,4 @@
-"""The proof by numbers: permuting free groups changes nothing."""
+"""The proof by numbers: permuting and scaling the units of free groups changes nothing."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from wslax import tree
 from wslax.symmetry.actions import permute
 from wslax.symmetry.find import locate
+from wslax.symmetry.scaling import rescale, unit_shape
 from wslax.symmetry.types import Groups
 from wslax.typing import Array, Key, Params
 
@@ -35,6 +36,29 @@ def random_permutation(key: Key, groups: Groups) -> dict[int, Array]:
         noise = jax.random.uniform(jax.random.fold_in(key, group.id), shape)
         drawn[group.id] = jnp.argsort(noise, -1).astype(jnp.int32)
     return drawn
+
+
+def random_signs(key: Key, groups: Groups) -> dict[int, Array]:
+    """Signs for `permute`, of every group that has some."""
+    return {
+        g.id: jax.random.rademacher(
+            jax.random.fold_in(key, g.id), (len(g.signs), *unit_shape(groups, g)), jnp.float32
+        )
+        for g in groups.free
+        if g.signs
+    }
+
+
+def random_scales(key: Key, groups: Groups) -> dict[int, Array]:
+    """Factors for `rescale` between 1/2 and 2, of every group that has some."""
+    return {
+        g.id: 2.0
+        ** jax.random.uniform(
+            jax.random.fold_in(key, g.id), (len(g.scales), *unit_shape(groups, g)), minval=-1.0
+        )
+        for g in groups.free
+        if g.scales
+    }
 
 
 def randomised(key: Key, params: Params) -> Params:
@@ -79,11 +103,12 @@ def _apart(a: Array, b: Array) -> Array:
 def check(
     apply: Callable[..., Any], params: Params, groups: Groups, *inputs: Any, key: Key
 ) -> Array:
-    r"""How far permuting every free group moves the model's output.
+    r"""How far permuting, flipping and scaling every free group moves the model's output.
 
     Every float leaf is drawn anew (layers at zero prove nothing), then each free group is permuted
-    at random, on its own at each unit of the groups it is `per`: \(\max|f(\theta) -
-    f(\pi\theta)| / \max|f(\theta)|\) over the output leaves.
+    at random, on its own at each unit of the groups it is `per`; where it has `signs` and `scales`
+    its units are multiplied by random ones, too: \(\max|f(\theta) - f(\pi\theta)| /
+    \max|f(\theta)|\) over the output leaves.
 
     Args:
       apply: `(params, *inputs) -> outputs`.
@@ -108,13 +133,14 @@ def check(
         True
     """
     locate(params, groups)
-    draw, order, data = jax.random.split(key, 3)
+    draw, order, data, sign, scale = jax.random.split(key, 5)
     leaves, structure = jax.tree.flatten(inputs)
     keys = jax.random.split(data, max(len(leaves), 1))
     filled = [_filled(keys[i], leaf) for i, leaf in enumerate(leaves)]
     fed = jax.tree.unflatten(structure, filled)
     params = randomised(draw, params)
     before = jax.tree.leaves(apply(params, *fed))
-    moved = permute(params, groups, random_permutation(order, groups))
+    moved = permute(params, groups, random_permutation(order, groups), random_signs(sign, groups))
+    moved = rescale(moved, groups, random_scales(scale, groups))
     after = jax.tree.leaves(apply(moved, *fed))
     return jnp.max(jnp.stack([_apart(a, b) for a, b in zip(before, after, strict=True)]))

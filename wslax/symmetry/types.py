@@ -85,6 +85,10 @@ class Group:
         other, as queries with keys). All are blind to the order of units, not to copies of them.
       frozen_by: why the group may not be permuted (the operation and its source line), or None
         for a free group.
+      scales: the independent scale symmetries, each one integer a site, in the order of `sites`:
+        each unit may be multiplied at each site by a positive factor of its own to that power
+        (`rescale`), and the model's function stays.
+      signs: the same of the factor -1 (`permute`); 0 and 1.
     """
 
     id: int
@@ -93,6 +97,8 @@ class Group:
     per: tuple[int, ...] = ()
     reductions: tuple[str, ...] = ()
     frozen_by: str | None = None
+    scales: tuple[tuple[int, ...], ...] = ()
+    signs: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -160,6 +166,8 @@ class Groups:
             notes = [f"per {', '.join(map(str, group.per))}"] if group.per else []
             notes += [f"reduced by {', '.join(group.reductions)}"] if group.reductions else []
             notes += [f"frozen by {group.frozen_by}"] if group.frozen_by is not None else []
+            notes += [f"scales {', '.join(map(str, powers))}" for powers in group.scales]
+            notes += [f"signs {', '.join(map(str, powers))}" for powers in group.signs]
             first, *rest = [*lines, *notes]
             free = "yes" if group.frozen_by is None else "no"
             rows.append(f"{group.id:>3} {group.size:>6}  {free:<4}  {first}")
@@ -208,6 +216,8 @@ class Groups:
         per: Mapping[int, tuple[int, ...]] | None = None,
         reductions: Mapping[int, tuple[str, ...]] | None = None,
         frozen_by: Mapping[int, str] | None = None,
+        scales: Mapping[int, tuple[tuple[int, ...], ...]] | None = None,
+        signs: Mapping[int, tuple[tuple[int, ...], ...]] | None = None,
     ) -> "Groups":
         """Groups written by hand, checked against the parameters.
 
@@ -218,6 +228,8 @@ class Groups:
           per: group id to `Group.per`; default none.
           reductions: group id to `Group.reductions`; default none.
           frozen_by: group id to `Group.frozen_by`; default all free.
+          scales: group id to `Group.scales`; default none.
+          signs: group id to `Group.signs`; default none.
 
         Returns:
           The groups.
@@ -225,13 +237,14 @@ class Groups:
         Raises:
           WeightSpaceError: naming the leaf, if it or the axis does not exist, a site does not fit
             its axis, sites overlap without one nesting in the other, sizes in a group differ, a
-            role, reduction or id is unknown, or a group is empty.
+            role, reduction or id is unknown, a group is empty, or exponents do not fit its sites.
         """
         from wslax.symmetry.validate import resolve_site, shapes_of, validated
 
         shapes = shapes_of(params)
         per, reductions, frozen_by = per or {}, reductions or {}, frozen_by or {}
-        for option in (per, reductions, frozen_by):
+        scales, signs = scales or {}, signs or {}
+        for option in (per, reductions, frozen_by, scales, signs):
             for i in option:
                 if i not in range(len(groups)):
                     raise WeightSpaceError(f"no group {i}: {len(groups)} groups are given")
@@ -240,7 +253,8 @@ class Groups:
             resolved = tuple(resolve_site(site, shapes) for site in sites)
             size = resolved[0].size if resolved else 0
             traits = (tuple(per.get(i, ())), tuple(reductions.get(i, ())), frozen_by.get(i))
-            made.append(Group(i, size, resolved, *traits))
+            exponents = (scales.get(i, ()), signs.get(i, ()))
+            made.append(Group(i, size, resolved, *traits, *exponents))
         used = {site.name for group in made for site in group.sites}
         return validated(Groups(tuple(made), tuple((n, shapes[n]) for n in shapes if n in used)))
 
@@ -248,4 +262,5 @@ class Groups:
 def _group(entry: dict[str, Any]) -> Group:
     sites = tuple(Site(**site) for site in entry.pop("sites"))
     per, reductions = tuple(entry.pop("per")), tuple(entry.pop("reductions"))
-    return Group(sites=sites, per=per, reductions=reductions, **entry)
+    scales, signs = (tuple(map(tuple, entry.pop(kind))) for kind in ("scales", "signs"))
+    return Group(sites=sites, per=per, reductions=reductions, scales=scales, signs=signs, **entry)

@@ -50,6 +50,24 @@ def _check_site(site: Site, shapes: dict[str, tuple[int, ...]]) -> None:
         )
 
 
+def _check_powers(group: Group) -> None:
+    if group.frozen_by is not None and (group.scales or group.signs):
+        raise WeightSpaceError(f"group {group.id}: is frozen, so it has no scales or signs")
+    for kind in ("scales", "signs"):
+        for powers in getattr(group, kind):
+            at: dict[tuple[object, ...], int] = {}
+            fits = len(powers) == len(group.sites) and any(powers)
+            for site, power in zip(group.sites, powers, strict=False):
+                fits = fits and at.setdefault(layout.place(site), power) == power
+                fits = fits and (kind == "scales" or power in (0, 1))
+            if not fits:
+                raise WeightSpaceError(
+                    f"group {group.id}: {kind} {list(powers)} do not fit its {len(group.sites)} "
+                    "sites; expected one integer a site, not all zero, the same where sites differ "
+                    "in role alone, and 0 or 1 for signs"
+                )
+
+
 def _check_group(group: Group, place: int, groups: Groups) -> None:
     if group.id != place:
         raise WeightSpaceError(f"group {group.id} stands at place {place}; ids are places")
@@ -62,6 +80,7 @@ def _check_group(group: Group, place: int, groups: Groups) -> None:
                 f"{site}: has {site.size} units, group {group.id} has {group.size}; an axis that "
                 "holds the group several times needs outer= or inner="
             )
+    _check_powers(group)
     for word in group.reductions:
         _known(word, REDUCTIONS, f"group {group.id}: reduction")
     for other in group.per:

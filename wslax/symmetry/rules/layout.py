@@ -56,7 +56,7 @@ def squeeze(walk: Walk, eqn: Any, x: Value) -> list[Value]:
     return [Value(tuple(x.axes[a] for a in keep), origins, x.tag, x.number)]
 
 
-def _blocks(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
+def blocks(old: tuple[int, ...], new: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
     """Smallest runs of old and new axes of equal products."""
     blocks, i, j = [], 0, 0
     while i < len(old) or j < len(new):
@@ -85,7 +85,7 @@ def reshape(walk: Walk, eqn: Any, x: Value, *_: Value) -> list[Value]:
     origins = [NONE] * len(new)
     if 0 in old:
         return [walk.fresh(new, walk.reason(eqn))]
-    for left, right in _blocks(old, new):
+    for left, right in blocks(old, new):
         nodes = [n for a in left for n in x.axes[a]]
         found = walk.axes.regroup(nodes, [new[a] for a in right])
         if found is None:
