@@ -78,7 +78,7 @@ def test_a_hidden_layer(name):
     assert check(apply, PARAMS, groups, x, key=jr.key(1)) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["relu", "tanh", "sigmoid", "softplus", "clip", "layer norm"])
+@pytest.mark.parametrize("name", ["relu", "tanh", "sigmoid", "softplus", "threshold", "layer norm"])
 def test_the_check_would_find_a_wrong_claim(name):
     between, scales, signs = HIDDEN[name]
     apply, x = hidden(between), jr.normal(jr.key(3), (5, 3))
