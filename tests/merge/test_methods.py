@@ -1,5 +1,6 @@
 """Every formula in plain float64 numpy, written apart from the library; mergekit; invariants."""
 
+import base64
 import json
 import pathlib
 
@@ -138,7 +139,7 @@ def test_passthrough_is_its_formula():
 
 
 @pytest.mark.parametrize(
-    "case", REFERENCES["cases"], ids=lambda c: f"{c['method']}-{c['parameters']}"
+    "case", REFERENCES["cases"], ids=lambda c: f"{c['method']}-{c['parameters']}-{c['members']}"
 )
 def test_equals_mergekit(case):
     """To 1e-5; made by tests/peers/make_mergekit_refs.py with mergekit 0.1.5."""
@@ -150,11 +151,24 @@ def test_equals_mergekit(case):
     }
     leaves = {name: np.float32(REFERENCES["inputs"][name]) for name in case["out"]}
     population = {name: x[1 : case["members"] + 1] for name, x in leaves.items()}
-    base = {name: x[0] for name, x in leaves.items()} if method.base == "required" else None
+    base = {name: x[0] for name, x in leaves.items()} if case["based"] else None
     found = merge.run(method, population, base, params, key=0)
     for name, expected in case["out"].items():
         size = np.abs(expected).max()
         np.testing.assert_allclose(found[name], expected, 1e-5, 1e-6 * size, err_msg=name)
+
+
+def test_arcee_fusion_takes_what_mergekit_takes():
+    """But for entries at the threshold, whose divergence is rounding."""
+    raw = {k: base64.b64decode(text) for k, text in REFERENCES["arcee_fusion"].items()}
+    base, member = (
+        np.frombuffer(raw[k], np.float16).reshape(64, 48).astype(np.float32)
+        for k in ("base", "member")
+    )
+    taken = np.unpackbits(np.frombuffer(raw["taken"], np.uint8)).reshape(64, 48).astype(bool)
+    found = merge.arcee_fusion({"w": jnp.array(member)[None]}, {"w": jnp.array(base)})["w"]
+    assert (np.where(found == base, base, member) == found).all()
+    assert ((np.asarray(found) != base) != taken).mean() <= 0.005
 
 
 # Invariants. One shape, so that nothing compiles twice.

@@ -88,6 +88,7 @@ xp = _Namespace()
 
 
 def _blocks(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    x = x.reshape(-1)
     whole = x.size - x.size % BLOCK
     return x[:whole].reshape(-1, BLOCK), x[whole:]
 

@@ -1,0 +1,81 @@
+"""Task vectors selected where members differ, weighted by energy, elected by sign."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from wslax.merge.method import Across, Kth, Leaf, Measure, Member, Method, Param, Total
+
+
+def _variance(leaf: Leaf) -> Any:
+    """N times the variance across members, entry by entry; exactly 0 where all agree.
+
+    Differences to the first member are at most a few times the spread: squares cancel little.
+    """
+    xp = leaf.xp
+    first = leaf.sum(lambda m: xp.where(m.index == 0, m.x, xp.zeros_like(m.x)))
+
+    def powers(m: Member) -> tuple[Any, Any]:
+        difference = m.x - first
+        return difference, difference * difference
+
+    total, squares = leaf.sum(powers)
+    return xp.maximum(squares - total * total / leaf.count, 0)
+
+
+def _selected_count(xp: Any, m: Member, size: int) -> tuple[Any]:
+    """`int(select_topk * nonzero)` in float32, as mergekit; all where `select_topk` is 1."""
+    (nonzero,) = m.measured["varied"]
+    share = xp.float32(m.params["select_topk"])
+    count = xp.floor(share * xp.float32(nonzero)).astype("int32")
+    return (xp.where(share < 1, count, size + 1),)
+
+
+def _selected(xp: Any, m: Member) -> Any:
+    """The member's task vector where the members differ most."""
+    (least,) = m.measured["least"]
+    chosen = m.measured["variance"] >= least
+    return xp.where(chosen, m.delta, xp.zeros_like(m.delta))
+
+
+def _energy(xp: Any, m: Member) -> tuple[Any]:
+    selected = _selected(xp, m)
+    return (selected * selected,)
+
+
+def _rounds(params: Mapping[str, Any]) -> Mapping[str, Measure]:
+    return {
+        "variance": Across(_variance),
+        "varied": Total(lambda xp, m: (m.measured["variance"] > 0,), per="leaf"),
+        "least": Kth(lambda xp, m: m.measured["variance"], _selected_count, per="leaf"),
+        "energy": Total(_energy),
+    }
+
+
+def _sce(leaf: Leaf) -> Any:
+    xp = leaf.xp
+    whole = leaf.sum(lambda m: m.measured["energy"][0]) / leaf.size
+    faint = whole < 1e-6
+    safe = xp.where(faint, xp.ones_like(whole), whole)
+    positive = leaf.sum(lambda m: _selected(xp, m)) >= 0
+
+    def agreeing(m: Member) -> tuple[Any, Any]:
+        share = m.measured["energy"][0] / leaf.size / safe
+        share = xp.where(faint, xp.ones_like(share) / leaf.count, share).astype(m.x.dtype)
+        vector = _selected(xp, m)
+        agrees = xp.where(positive, vector > 0, vector < 0)
+        zero = xp.zeros_like(vector)
+        return xp.where(agrees, share * vector, zero), xp.where(agrees, share + zero, zero)
+
+    total, share = leaf.sum(agreeing)
+    return leaf.base + total / xp.maximum(share, 1e-6)
+
+
+sce = Method(
+    name="sce",
+    about="Task vectors where members differ most, weighted by energy, averaged where signs agree.",
+    source="Wan et al. 2024, FuseChat, arXiv:2408.07990",
+    combine=_sce,
+    rounds=_rounds,
+    params=(Param("select_topk", "share of entries selected by variance", 1.0, low=0, high=1),),
+    base="required",
+)
