@@ -22,11 +22,10 @@ def _variance(leaf: Leaf) -> Any:
     return xp.maximum(squares - total * total / leaf.count, 0)
 
 
-def _selected_count(xp: Any, m: Member, size: int) -> tuple[Any]:
-    """`int(select_topk * nonzero)` in float32, as mergekit; all where `select_topk` is 1."""
-    (nonzero,) = m.measured["varied"]
+def _selected_count(xp: Any, m: Member, size: Any) -> tuple[Any]:
+    """`int(select_topk * size)` in float32, as mergekit; all where `select_topk` is 1."""
     share = xp.float32(m.params["select_topk"])
-    count = xp.floor(share * xp.float32(nonzero)).astype("int32")
+    count = xp.floor(share * xp.float32(size)).astype("int32")
     return (xp.where(share < 1, count, size + 1),)
 
 
@@ -45,8 +44,9 @@ def _energy(xp: Any, m: Member) -> tuple[Any]:
 def _rounds(params: Mapping[str, Any]) -> Mapping[str, Measure]:
     return {
         "variance": Across(_variance),
-        "varied": Total(lambda xp, m: (m.measured["variance"] > 0,), per="leaf"),
-        "least": Kth(lambda xp, m: m.measured["variance"], _selected_count, per="leaf"),
+        "least": Kth(
+            lambda xp, m: m.measured["variance"], _selected_count, per="leaf", positive=True
+        ),
         "energy": Total(_energy),
     }
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wslax.merge import host
-from wslax.merge.method import Across, Gram, Kth, Measure, Member, Scope, Total
+from wslax.merge.method import Across, Each, Gram, Kth, Measure, Member, Scope, Total
 from wslax.merge.plan import KEPT, sample_of
 from wslax.merge.tensor import Tensor
 from wslax.numerics import streaming
@@ -22,9 +22,11 @@ def take(tensor: Tensor, name: str, measure: Measure) -> None:
     scope = tensor.plan.method.scope(tensor.job.params)
     match measure:
         case Across(values=values):
-            tensor.made[name] = lambda: values(tensor.leaf())
+            tensor.makers[name] = lambda: values(tensor.leaf())
+        case Each(values=values):
+            tensor.each[name] = values
         case Gram(vector=vector) if scope == "row":
-            tensor.made[name] = lambda: _products(tensor, vector, scope)
+            tensor.makers[name] = lambda: _products(tensor, vector, scope)
         case Gram(vector=vector):
             tensor.shared_measured[name] = sum(
                 _products(tensor, vector, scope) for _ in tensor.chunks()
@@ -83,7 +85,7 @@ class _Wanted(NamedTuple):
 
 
 def _kth(tensor: Tensor, measure: Kth) -> list[list[Any]]:
-    ranks = [_ranks(tensor, measure, i) for i in _members(tensor, measure)]
+    ranks = [_ranks(tensor, measure, i, tensor.size) for i in _members(tensor, measure)]
     # A rank behind the end or before the start needs no pass.
     found: list[list[Any]] = [
         [tensor.typed(0.0 if k > tensor.size else np.inf) for k in row] for row in ranks
@@ -104,10 +106,9 @@ def _kth(tensor: Tensor, measure: Kth) -> list[list[Any]]:
     return found
 
 
-def _ranks(tensor: Tensor, measure: Kth, i: int) -> list[int]:
-    measured = tensor.measured[i] if measure.per == "member" else tensor.shared_measured
-    shell = Member(None, None, i, tensor.exact[i], measured, lambda label: None)
-    return [int(k) for k in measure.ranks(host.xp, shell, tensor.size)]
+def _ranks(tensor: Tensor, measure: Kth, i: int, size: int) -> list[int]:
+    shell = Member(None, None, i, tensor.exact[i], {}, lambda label: None)
+    return [int(k) for k in measure.ranks(host.xp, shell, size)]
 
 
 def _select(tensor: Tensor, measure: Kth, wanted: list[_Wanted]) -> list[float]:
@@ -127,18 +128,32 @@ def _select(tensor: Tensor, measure: Kth, wanted: list[_Wanted]) -> list[float]:
         for i in members:
             pieces[i].append(np.array(values(i)))
     samples = {i: np.sort(np.concatenate(pieces.pop(i))) for i in members}
-    bands = [streaming.begin(samples[w.member], tensor.size, w.rank, margin) for w in wanted]
+
+    def rank(want: _Wanted, positive: int, size: int) -> int:
+        """The rank, where zeros do not count from how many values are positive."""
+        if not measure.positive:
+            return want.rank
+        count = round(positive / size * tensor.size)
+        return _ranks(tensor, measure, want.member, count)[want.place]
+
+    bands, positive = [], dict.fromkeys(members, 0)
+    for want in wanted:
+        sample = samples[want.member]
+        k = rank(want, np.count_nonzero(sample), sample.size)
+        bands.append(streaming.begin(sample, tensor.size, k, margin))
     for _ in tensor.chunks():
         for i in members:
             found = values(i)
+            positive[i] += np.count_nonzero(found) if measure.positive else 0
             for want, band in zip(wanted, bands, strict=True):
                 if want.member == i:
                     streaming.update(band, found)
     exact = []
     for want, band in zip(wanted, bands, strict=True):
-        value = streaming.finish(band)
+        k = rank(want, positive[want.member], tensor.size)
+        value = streaming.finish(band._replace(k=k))
         if value is None:
-            value = streaming.by_radix(lambda i=want.member: passes(i), want.rank)
+            value = streaming.by_radix(lambda i=want.member: passes(i), k)
         exact.append(value)
     return exact
 

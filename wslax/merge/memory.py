@@ -1,6 +1,7 @@
 """Run a merging method on pytrees, under `jax.numpy`."""
 
 import functools
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +12,19 @@ import numpy as np
 from wslax import population as populations
 from wslax import tree
 from wslax.errors import WeightSpaceError
-from wslax.merge.method import Across, Gram, Kth, Leaf, Member, Method, Scope, Total, matrix_of
+from wslax.merge.method import (
+    Across,
+    Each,
+    Gram,
+    Kth,
+    Leaf,
+    Made,
+    Member,
+    Method,
+    Scope,
+    Total,
+    matrix_of,
+)
 from wslax.merge.parameters import is_concrete, resolved
 from wslax.numerics.threshold import kth_largest
 from wslax.random import bits, key_words
@@ -84,6 +97,7 @@ def _merge_leaf(
     }
     of_members: dict[str, Any] = {}
     of_leaf: dict[str, Any] = {}
+    eaches: dict[str, Each] = {}
 
     def rows() -> Any:
         index = jnp.arange(stack.shape[0])
@@ -95,7 +109,10 @@ def _merge_leaf(
     def member(row: Any) -> Member:
         words = _flat_words(key, name, row["id"], shape)
         params, x = shared | row["params"], row["x"].astype(dtype)
-        return Member(x, base, row["index"], params, of_leaf | row["measured"], words)
+        made = Made({name: lambda f=each.values: f(jnp, m) for name, each in eaches.items()})
+        measured = ChainMap(row["measured"], of_leaf, made)
+        m = Member(x, base, row["index"], params, measured, words)
+        return m
 
     def arrays(value: Any) -> Any:
         return jax.tree.map(lambda v: v if hasattr(v, "dtype") else jnp.asarray(v, dtype), value)
@@ -104,9 +121,10 @@ def _merge_leaf(
         m = member(row)
         if isinstance(measure, Total):
             return tuple(map(jnp.sum, measure.terms(jnp, m)))
-        known = row["counts"].get(round_name)
-        ranks = measure.ranks(jnp, m, size) if known is None else tuple(known)
         values = measure.values(jnp, m)
+        known = row["counts"].get(round_name)
+        count = jnp.sum(values > 0) if measure.positive else size
+        ranks = measure.ranks(jnp, m, count) if known is None else tuple(known)
         return tuple(kth_largest(values, k) for k in ranks)
 
     def total(fn: Callable[[Member], Any]) -> Any:
@@ -118,6 +136,8 @@ def _merge_leaf(
             case Gram(vector=vector):
                 vectors = _each(rows(), lambda row, f=vector: f(jnp, member(row)))
                 of_leaf[round_name] = _gram(vectors, scope)
+            case Each():
+                eaches[round_name] = measure
             case Across(values=values):
                 of_leaf[round_name] = values(leaf)
             case Total(per="leaf") | Kth(per="leaf"):
@@ -132,13 +152,13 @@ def _merge_leaf(
 def _exact_counts(
     method: Method, flags: Mapping[str, int], numbers: Mapping[str, Any], count: int, size: int
 ) -> dict[str, Any]:
-    """Ranks of members' `Kth` rounds from concrete parameters, in Python's float64 as on disk.
+    """Ranks of `Kth` rounds from concrete parameters, in Python's float64 as on disk.
 
     From traced parameters they are computed under the trace, in the leaf's compute dtype.
     """
     rounds = {
         name: r for name, r in method.rounds(flags).items()
-        if isinstance(r, Kth) and r.per == "member"
+        if isinstance(r, Kth) and not r.positive
     }  # fmt: skip
     if not rounds or not all(map(is_concrete, numbers.values())):
         return {}

@@ -5,8 +5,8 @@ namespace. In memory (`wslax.merge.memory`) the leaf is whole and the namespace 
 (`wslax.merge.stream`) the same lines run under numpy on a few hundred kilobytes at a time, once a
 round and once for the combination. So a measure must be one of a closed vocabulary that both can
 carry: `Total` (sums of elementwise terms), `Kth` (k-th largest), `Gram` (inner products between
-members), `Across` (elementwise over all members). A later round, and the combination, may read the
-earlier ones.
+members), `Each` and `Across` (arrays, of one member or from all). A later round, and the
+combination, may read the earlier ones.
 
 A method of row or column scope sees a leaf as a matrix: its rows are the vectors along the last
 axis, or its columns those along the first. A chunk then holds whole rows.
@@ -90,15 +90,16 @@ class Kth(NamedTuple):
 
     Attributes:
       values: `(xp, member) -> array`.
-      ranks: `(xp, member, size) -> ks`, of the parameters alone, or where `per` is `"leaf"` also of
-        earlier rounds; a k below 1 gives infinity, so that nothing reaches it, one above the size
-        gives 0.
+      ranks: `(xp, member, size) -> ks`, of the parameters and the number of values alone; a k below
+        1 gives infinity, so that nothing reaches it, one above the size gives 0.
       per: `"leaf"` where the values are the same for every member.
+      positive: whether zeros do not count among the values.
     """
 
     values: Callable[[Any, Member], Any]
-    ranks: Callable[[Any, Member, int], tuple[Any, ...]]
+    ranks: Callable[[Any, Member, Any], tuple[Any, ...]]
     per: Per = "member"
+    positive: bool = False
 
 
 class Gram(NamedTuple):
@@ -110,13 +111,40 @@ class Gram(NamedTuple):
     vector: Callable[[Any, Member], Any]
 
 
+class Each(NamedTuple):
+    """An array of each member, `values(xp, member)`, that is dear enough to be kept between passes.
+
+    Elementwise bools, of which the engine keeps bits, or one number a row.
+    """
+
+    values: Callable[[Any, Member], Any]
+
+
 class Across(NamedTuple):
     """An array like the leaf, `values(leaf)`, computed element by element from all members."""
 
     values: Callable[[Leaf], Any]
 
 
-Measure = Total | Kth | Gram | Across
+Measure = Total | Kth | Gram | Each | Across
+
+
+class Made(dict[str, Any]):
+    """Results that are made when they are first asked for.
+
+    Example:
+        >>> found = Made({"two": lambda: 2})
+        >>> found["two"], dict(found)
+        (2, {'two': 2})
+    """
+
+    def __init__(self, makers: Mapping[str, Callable[[], Any]]) -> None:
+        super().__init__()
+        self.makers = makers
+
+    def __missing__(self, name: str) -> Any:
+        self[name] = value = self.makers[name]()
+        return value
 
 
 class Param(NamedTuple):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from wslax.merge.method import Kth, Leaf, Measure, Member, Method, Param, no_rounds, over_rows
+from wslax.merge.method import Each, Kth, Leaf, Measure, Member, Method, Param, no_rounds, over_rows
 
 
 def _nearswap(leaf: Leaf) -> Any:
@@ -22,12 +22,16 @@ def _probabilities(xp: Any, x: Any) -> Any:
     return powers / xp.sum(powers, axis=-1, keepdims=True) + 1e-8
 
 
-def _importance(xp: Any, m: Member) -> Any:
-    r"""\(|d| \cdot KL(p \| q)\) for the row's softmaxes p and q of member and base."""
+def _divergence(xp: Any, m: Member) -> Any:
+    r"""\(KL(p \| q)\) of each row, for the softmaxes p and q of member and base."""
     p, q = _probabilities(xp, m.x), _probabilities(xp, m.base)
-    divergence = xp.sum(p * xp.log(p / q), axis=-1, keepdims=True)
+    found = xp.sum(p * xp.log(p / q), axis=-1, keepdims=True)
     # Rounding can make it negative where the rows are nearly equal.
-    return xp.abs(m.delta) * xp.maximum(divergence, 0)
+    return xp.maximum(found, 0)
+
+
+def _importance(xp: Any, m: Member) -> Any:
+    return xp.abs(m.delta) * m.measured["divergence"]
 
 
 def _quartiles(xp: Any, m: Member, size: int) -> tuple[int, int, int]:
@@ -47,7 +51,7 @@ def _arcee_fusion(leaf: Leaf) -> Any:
 
 
 def _fusion_rounds(params: Mapping[str, Any]) -> Mapping[str, Measure]:
-    return {"quartiles": Kth(_importance, _quartiles)}
+    return {"divergence": Each(_divergence), "quartiles": Kth(_importance, _quartiles)}
 
 
 nearswap = Method(

@@ -7,7 +7,7 @@ rescales, weights and adds what is left. Thresholds are over one leaf, ranks ove
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from wslax.merge.method import Kth, Measure, Member, Param, Scope, over_leaf, over_rows
+from wslax.merge.method import Each, Kth, Measure, Member, Param, Scope, over_leaf, over_rows
 from wslax.random import uniform
 
 
@@ -82,11 +82,11 @@ def _keep_band(xp: Any, m: Member) -> Any:
     return (magnitude >= least) & (magnitude <= greatest)
 
 
-def _keep_random(xp: Any, m: Member) -> Any:
+def _drawn(xp: Any, m: Member) -> Any:
     return uniform(m.words("keep")) < xp.float32(m.params["density"])
 
 
-def _keep_ranked(xp: Any, m: Member) -> Any:
+def _drawn_by_rank(xp: Any, m: Member) -> Any:
     """Kept with a probability that rises with the rank in the row, density -/+ epsilon.
 
     An entry of rank r of n is kept where u < density - epsilon + 2 epsilon r / (n - 1). Solved for
@@ -106,6 +106,10 @@ def _keep_ranked(xp: Any, m: Member) -> Any:
     return (kept & (density > 0)) | (density >= 1)
 
 
+def _keep_drawn(xp: Any, m: Member) -> Any:
+    return m.measured["kept"]
+
+
 everything = Sparsifier(_keep_all)
 largest = Sparsifier(_keep_largest, {"threshold": Kth(_magnitude, _largest)}, (_DENSITY,))
 band = Sparsifier(
@@ -116,10 +120,11 @@ band = Sparsifier(
         Param("gamma", "share of largest entries dropped", 0.01, per="member", low=0, high=1),
     ),
 )
-at_random = Sparsifier(_keep_random, params=(_DENSITY,), random=True)
+at_random = Sparsifier(_keep_drawn, {"kept": Each(_drawn)}, (_DENSITY,), random=True)
 ranked = Sparsifier(
-    _keep_ranked,
-    params=(
+    _keep_drawn,
+    {"kept": Each(_drawn_by_rank)},
+    (
         _DENSITY,
         Param("epsilon", "density's slack by rank in the row", 0.15, per="member", low=0, high=1),
     ),

@@ -33,6 +33,11 @@ def _norms(xp: Any, gram: Any) -> Any:
     return _root(xp, xp.moveaxis(xp.diagonal(gram), -1, 0))
 
 
+def _close(xp: Any, like: Any) -> Any:
+    """A cosine nearer than this to 1 or -1 may be rounding: eight units of the compute dtype."""
+    return 8 * xp.finfo(like.dtype).eps
+
+
 def _arc(xp: Any, cosine: Any, straight: Any, t: Any) -> Any:
     """`[2, ...]`: coefficients along the arc, linear where it is `straight`."""
     # The inner where keeps the untaken branch finite, so that gradients are too.
@@ -80,7 +85,9 @@ def _nuslerp(leaf: Leaf) -> Any:
     t = xp.where(opposed, 0.5 * xp.ones_like(total), weights[1] / safe)
     norms = xp.maximum(_norms(xp, gram), 1e-7)
     cosine = xp.clip(gram[0, 1] / (norms[0] * norms[1]), -1.0, 1.0)
-    return _mixed(leaf, _arc(xp, cosine, 1.0 - cosine * cosine <= 1e-16, t))
+    # Opposite vectors, such as those of one entry, must be found in float32 as well.
+    straight = 1.0 - cosine * cosine <= _close(xp, total)
+    return _mixed(leaf, _arc(xp, cosine, straight, t))
 
 
 def _multislerp(leaf: Leaf) -> Any:
@@ -118,7 +125,7 @@ def _karcher(leaf: Leaf) -> Any:
         """One step along the mean of the tangent vectors that point from `mean` to the members."""
         mean, done = state
         cosines = xp.sum(gram * mean[None], axis=1)
-        apart = xp.abs(cosines) < 1
+        apart = (cosines < 1) & (cosines > _close(xp, tol) - 1)
         theta = xp.arccos(xp.where(apart, cosines, nothing))
         pull = xp.where(apart & (theta >= tol), equal * theta / xp.sin(theta), nothing)
         tangent = pull - xp.sum(pull * cosines) * mean

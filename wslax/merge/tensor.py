@@ -2,14 +2,14 @@
 
 import threading
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from wslax.merge import host
-from wslax.merge.method import Leaf, Member
+from wslax.merge.method import Leaf, Made, Member
 from wslax.merge.plan import Job, Plan, sources_of, whole_rows
 from wslax.random import bits
 
@@ -24,18 +24,6 @@ class _Chunk(Member):
     @cached_property
     def delta(self) -> Any:  # type: ignore[override]
         return self.x - self.base
-
-
-class _AtHand(dict[str, Any]):
-    """Results of the chunk at hand, each made when it is first asked for."""
-
-    def __init__(self, made: Mapping[str, Callable[[], Any]]) -> None:
-        super().__init__()
-        self.made = made
-
-    def __missing__(self, name: str) -> Any:
-        self[name] = value = self.made[name]()
-        return value
 
 
 class _Scratch(threading.local):
@@ -73,8 +61,11 @@ class Tensor:
         self.params = [{k: self.typed(v) for k, v in row.items()} for row in self.exact]
         self.measured: list[dict[str, Any]] = [{} for _ in range(self.count)]
         self.shared_measured: dict[str, Any] = {}
-        self.made: dict[str, Callable[[], Any]] = {}
-        self.start, self.xs, self.members, self.at_hand = -1, [], [], _AtHand({})
+        self.makers: dict[str, Callable[[], Any]] = {}
+        self.each: dict[str, Callable[[Any, Member], Any]] = {}
+        self.kept: dict[tuple[str, int, int], Any] = {}
+        self.start, self.xs, self.members, self.at_hand = -1, [], [], Made({})
+        self.passing = False
 
     def typed(self, value: Any) -> Any:
         """A parameter in the compute dtype, so that arithmetic stays in it."""
@@ -93,7 +84,7 @@ class Tensor:
             self.xs = [self._load(i, start, size) for i in range(len(self.sources))]
             self.start = start
             self.members = [None] * self.count
-            self.at_hand = _AtHand(self.made)
+            self.at_hand = Made(self.makers)
 
     def _load(self, i: int, start: int, size: int) -> np.ndarray:
         source, name = self.sources[i], self.job.name
@@ -107,9 +98,11 @@ class Tensor:
 
     def chunks(self) -> Iterator[None]:
         """One pass: each chunk in turn is the one at hand."""
+        self.passing = True
         for start in range(0, self.size, self.chunk):
             self.read(start, min(self.chunk, self.size - start))
             yield
+        self.passing = False
 
     def member(self, i: int) -> Member:
         """Member `i` at the chunk at hand; made once a chunk, so that what it caches is kept."""
@@ -124,9 +117,23 @@ class Tensor:
                     drawn[label] = found.reshape(x.shape)
                 return drawn[label]
 
-            measured = ChainMap(self.measured[i], self.shared_measured, self.at_hand)
+            made = Made({name: lambda name=name: self._each(name, i) for name in self.each})
+            measured = ChainMap(self.measured[i], self.shared_measured, self.at_hand, made)
             self.members[i] = _Chunk(x, self.base, i, self.params[i], measured, words)
         return self.members[i]
+
+    def _each(self, name: str, i: int) -> Any:
+        """An `Each` of the chunk at hand: made in the first pass over it, kept for later ones."""
+        key, shape = (name, i, self.start), self.xs[i].shape
+        if key not in self.kept or not self.passing:
+            value = self.each[name](host.xp, self.member(i))
+            if self.passing:
+                self.kept[key] = np.packbits(value) if value.dtype == bool else value
+            return value
+        value = self.kept[key]
+        if value.dtype != np.uint8:
+            return value
+        return np.unpackbits(value, count=self.xs[i].size).view(bool).reshape(shape)
 
     def sum(self, fn: Callable[[Member], Any]) -> Any:
         """`Leaf.sum` over the members at hand."""
@@ -153,6 +160,8 @@ def _repeat(times: int, step: Callable[[Any], Any], state: Any) -> Any:
 
 
 def _add(a: Any, b: Any, turn: int) -> Any:
+    if np.ndim(b) == 0 and b == 0 and np.ndim(a):
+        return a
     # The first sum made a fresh array; later ones go into it.
     if turn > 1 and isinstance(a, np.ndarray) and a.ndim and np.result_type(a, b) == a.dtype:
         return np.add(a, b, out=a)

@@ -55,8 +55,8 @@ def nuslerp(
 
     `slerp` at \(t = w_1 / (w_0 + w_1)\) (0.5 where the sum is below 1e-6), of the task vectors
     where there is a base: \(y = b + \mathrm{slerp}(d_0, d_1)\). Linear only where the vectors are
-    parallel, \(1 - \cos^2\theta \le 10^{-16}\); in the cosine a norm counts at least 1e-7.
-    Semantics are mergekit 0.1.5's.
+    parallel up to rounding, \(1 - \cos^2\theta \le 8\) units of the compute dtype (mergekit 0.1.5,
+    whose semantics these are otherwise: 1e-16); in the cosine a norm counts at least 1e-7.
 
     Args:
       population: two members.
@@ -152,8 +152,9 @@ def karcher(
 
     until \(|\tau| <\) `tol`; then \(y = m \cdot \frac{1}{N}\sum_i |x_i|\). All iterates lie in
     the span of the members, so one pass measures their inner products and one combines. Members
-    whose norm is at most `tol` have no direction; they count in the mean length. Semantics are
-    mergekit 0.1.5's.
+    whose norm is at most `tol` have no direction; they count in the mean length. A member opposite
+    to the mean up to rounding pulls nowhere; in mergekit 0.1.5, whose semantics these are
+    otherwise, rounding says where.
 
     Args:
       population: N members, of equal weight.
