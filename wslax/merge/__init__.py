@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from wslax.merge.functions.trimmed import ties as ties
     from wslax.merge.memory import run as run
     from wslax.merge.method import Across as Across
+    from wslax.merge.method import Each as Each
     from wslax.merge.method import Gram as Gram
     from wslax.merge.method import Kth as Kth
     from wslax.merge.method import Leaf as Leaf
@@ -46,7 +47,7 @@ _FUNCTIONS = {
     "task_vectors": ("task_arithmetic",),
     "trimmed": ("breadcrumbs", "breadcrumbs_ties", "ties"),
 }
-_CONTRACT = ("Across", "Gram", "Kth", "Leaf", "Member", "Method", "Param", "Total")
+_CONTRACT = ("Across", "Each", "Gram", "Kth", "Leaf", "Member", "Method", "Param", "Total")
 
 __getattr__, __all__ = attach(
     __name__,

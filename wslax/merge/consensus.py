@@ -29,16 +29,14 @@ def _selected_count(xp: Any, m: Member, size: Any) -> tuple[Any]:
     return (xp.where(share < 1, count, size + 1),)
 
 
-def _selected(xp: Any, m: Member) -> Any:
-    """The member's task vector where the members differ most."""
-    (least,) = m.measured["least"]
-    chosen = m.measured["variance"] >= least
-    return xp.where(chosen, m.delta, xp.zeros_like(m.delta))
+def _selected(of: Member | Leaf) -> Any:
+    (least,) = of.measured["least"]
+    return of.measured["variance"] >= least
 
 
 def _energy(xp: Any, m: Member) -> tuple[Any]:
-    selected = _selected(xp, m)
-    return (selected * selected,)
+    square = m.delta * m.delta
+    return (xp.where(_selected(m), square, xp.zeros_like(square)),)
 
 
 def _rounds(params: Mapping[str, Any]) -> Mapping[str, Measure]:
@@ -56,18 +54,19 @@ def _sce(leaf: Leaf) -> Any:
     whole = leaf.sum(lambda m: m.measured["energy"][0]) / leaf.size
     faint = whole < 1e-6
     safe = xp.where(faint, xp.ones_like(whole), whole)
-    positive = leaf.sum(lambda m: _selected(xp, m)) >= 0
+    # What is selected is the same for all members, so the others may take part in the election.
+    positive = leaf.sum(lambda m: m.delta) >= 0
 
     def agreeing(m: Member) -> tuple[Any, Any]:
         share = m.measured["energy"][0] / leaf.size / safe
         share = xp.where(faint, xp.ones_like(share) / leaf.count, share).astype(m.x.dtype)
-        vector = _selected(xp, m)
-        agrees = xp.where(positive, vector > 0, vector < 0)
-        zero = xp.zeros_like(vector)
-        return xp.where(agrees, share * vector, zero), xp.where(agrees, share + zero, zero)
+        agrees = xp.where(positive, m.delta > 0, m.delta < 0)
+        zero = xp.zeros_like(m.delta)
+        return xp.where(agrees, share * m.delta, zero), xp.where(agrees, share + zero, zero)
 
     total, share = leaf.sum(agreeing)
-    return leaf.base + total / xp.maximum(share, 1e-6)
+    mean = total / xp.maximum(share, 1e-6)
+    return leaf.base + xp.where(_selected(leaf), mean, xp.zeros_like(mean))
 
 
 sce = Method(

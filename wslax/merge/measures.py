@@ -139,12 +139,12 @@ def _select(tensor: Tensor, measure: Kth, wanted: list[_Wanted]) -> list[float]:
     bands, positive = [], dict.fromkeys(members, 0)
     for want in wanted:
         sample = samples[want.member]
-        k = rank(want, np.count_nonzero(sample), sample.size)
+        k = rank(want, int(np.count_nonzero(sample)), sample.size)
         bands.append(streaming.begin(sample, tensor.size, k, margin))
     for _ in tensor.chunks():
         for i in members:
             found = values(i)
-            positive[i] += np.count_nonzero(found) if measure.positive else 0
+            positive[i] += int(np.count_nonzero(found)) if measure.positive else 0
             for want, band in zip(wanted, bands, strict=True):
                 if want.member == i:
                     streaming.update(band, found)

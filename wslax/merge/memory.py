@@ -123,7 +123,7 @@ def _merge_leaf(
             return tuple(map(jnp.sum, measure.terms(jnp, m)))
         values = measure.values(jnp, m)
         known = row["counts"].get(round_name)
-        count = jnp.sum(values > 0) if measure.positive else size
+        count = jnp.sum(values > 0, dtype=jnp.int32) if measure.positive else size
         ranks = measure.ranks(jnp, m, count) if known is None else tuple(known)
         return tuple(kth_largest(values, k) for k in ranks)
 
