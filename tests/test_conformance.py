@@ -168,7 +168,8 @@ def _recipe(method, folder, n, numbers):
         word, per = words[name]
         for i, row in enumerate(of_members if per == "member" else [shared]):
             row[word] = float(np.atleast_1d(value)[i])
-    base = {"base_model": f"{folder}/base.safetensors"} if method.base == "required" else {}
+    based = method.base in ("required", "optional")
+    base = {"base_model": f"{folder}/base.safetensors"} if based else {}
     models = [
         {"model": f"{folder}/{i}.safetensors", "parameters": row}
         for i, row in enumerate(of_members)

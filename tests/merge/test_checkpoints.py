@@ -18,13 +18,26 @@ DTYPES = {"f4": np.float32, "f2": np.float16, "f8": np.float64, "bf16": ml_dtype
 SETTINGS = {
     "linear": {"weight": [0.2, 0.7]},
     "slerp": {"t": [0.3, 0.6]},
+    "nuslerp": {"weight": [0.3, 0.6], "nuslerp_flatten": [True, False]},
+    "multislerp": {"weight": 0.7, "normalize_weights": False},
+    "karcher": {"max_iter": 4},
+    "model_stock": {"filter_wise": [True, False]},
     "task_arithmetic": {"weight": 0.4, "lambda": 1.3},
     "ties": {"weight": 0.5, "density": 0.3},
     "dare_linear": {"weight": 0.5, "density": 0.4},
     "dare_ties": {"weight": 0.5, "density": 0.4},
+    "della_linear": {"weight": 0.5, "density": 0.4, "epsilon": 0.2},
+    "della": {"weight": 0.5, "density": 0.4, "epsilon": 0.2},
+    "breadcrumbs": {"weight": 0.5, "density": 0.4, "gamma": 0.1},
+    "breadcrumbs_ties": {"weight": 0.5, "density": 0.4, "gamma": 0.1, "rescale": True},
+    "sce": {"select_topk": 0.3},
+    "ram": {"epsilon": 0.1},
+    "ramplus_tl": {"epsilon": 0.1, "r": 0.5},
+    "nearswap": {"t": 0.05},
+    "arcee_fusion": {},
     "passthrough": {"scale": 1.7},
 }
-COUNT = {"slerp": 2, "passthrough": 1}
+COUNT = {"slerp": 2, "nuslerp": 2, "passthrough": 1, "nearswap": 1, "arcee_fusion": 1}
 
 
 def trees(count, dtype, seed=0):
@@ -56,7 +69,7 @@ def written(folder, method, base, members, parameters, **keys):
         "parameters": parameters,
         **keys,
     }
-    if ws.merge.METHODS[method].base == "required":
+    if ws.merge.METHODS[method].base in ("required", "optional"):
         content["base_model"] = stored(folder, base, "base.safetensors")
     return content
 
@@ -91,11 +104,12 @@ def test_equals_the_method_in_memory(tmp_path, method, kind):
     recipe, place = config.parse_recipe(content), resolve.positions(list(SHAPES))
     rules = {name: resolve.resolve(recipe, name, place[name]) for name in SHAPES}
     params = {
-        word: first
-        if isinstance(first, bool)
-        else ws.by_leaf({name: np.array(rules[name][word]) for name in SHAPES})
+        word: ws.by_leaf({
+            name: row[word] if isinstance(first, int) else np.array(row[word])
+            for name, row in rules.items()
+        })
         for word, first in rules["scale"].items()
-    }
+    }  # fmt: skip
     with jax.enable_x64(kind == "f8"):
         population = ws.population.stack(members)
         expected = ws.merge.run(ws.merge.METHODS[method], population, base, params, key=5)
@@ -116,9 +130,7 @@ def test_any_pieces_and_any_threads_give_the_same_file(tmp_path, method):
     assert in_pieces(tmp_path, content, 1 << 14, 5) == whole
     for chunk in (100, 1 << 10):
         found = in_pieces(tmp_path, content, chunk, 2)
-        if ws.merge.METHODS[method].rounds({"rescale": False, "normalize": True}) or (
-            "dare" in method
-        ):
+        if ws.merge.METHODS[method].rounds({"rescale": False, "normalize": True}):
             a, b = (np.frombuffer(raw[-4 * 4000 :], "<f4") for raw in (found, whole))
             np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
         else:
@@ -216,6 +228,27 @@ def test_large_tensors_are_sampled_and_exact(tmp_path):
     exact = member["w"] - base["w"]
     edge = np.sort(np.abs(exact))[-int(0.1 * size)]
     assert (found != base["w"]).sum() == np.sum(np.abs(exact) >= edge)
+
+
+def test_variances_of_large_tensors_count_where_they_are_not_zero(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 300_000)).astype(np.float32)
+    x[1, :200_000] = x[0, :200_000]
+    base, members = {"w": np.zeros(300_000, np.float32)}, [{"w": row} for row in x]
+    content = written(tmp_path, "sce", base, members, {"select_topk": 0.25})
+    found = merged(tmp_path, content)["w"]
+    gap = np.abs(x[0] - x[1])
+    assert ((found != 0) == (gap >= np.sort(gap)[-25_000])).all()
+
+
+def test_columns_have_angles_of_their_own(tmp_path):
+    base, (a, b) = trees(2, np.float64)
+    settings = {"nuslerp_flatten": False, "nuslerp_row_wise": True, "weight": [1, 1]}
+    found = merged(tmp_path, written(tmp_path, "nuslerp", base, [a, b], settings))["h.0.w"]
+    d, e = a["h.0.w"] - base["h.0.w"], b["h.0.w"] - base["h.0.w"]
+    cosine = (d * e).sum(0) / np.linalg.norm(d, axis=0) / np.linalg.norm(e, axis=0)
+    expected = base["h.0.w"] + (d + e) / (2 * np.cos(np.arccos(cosine) / 2))
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 def test_thresholds_of_few_values_take_the_slow_way_and_are_exact(tmp_path):

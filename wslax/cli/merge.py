@@ -157,8 +157,20 @@ def merge(
     lambda_: Annotated[float | None, Parameter("--lambda")] = None,
     t: float | None = None,
     scale: float | None = None,
+    gamma: float | None = None,
+    epsilon: float | None = None,
+    select_topk: float | None = None,
+    alpha: float | None = None,
+    r: float | None = None,
+    eps: float | None = None,
+    tol: float | None = None,
+    max_iter: int | None = None,
     normalize: bool | None = None,
+    normalize_weights: bool | None = None,
     rescale: bool | None = None,
+    filter_wise: bool | None = None,
+    nuslerp_row_wise: bool | None = None,
+    nuslerp_flatten: bool | None = None,
     seed: int = 0,
     threads: int = 2,
     shard_bytes: int | None = None,
@@ -182,8 +194,20 @@ def merge(
       lambda_: factor of the merged task vector.
       t: position between two models.
       scale: factor of passthrough.
+      gamma: share of largest entries that breadcrumbs drops.
+      epsilon: slack of della's density, or least change that ram counts.
+      select_topk: share of entries that sce selects.
+      alpha: greatest overlap that ramplus_tl counts.
+      r: factor of ramplus_tl's raise.
+      eps: norm below which multislerp sees no direction.
+      tol: angle that karcher takes for zero.
+      max_iter: most steps of karcher.
       normalize: divide by the weights.
+      normalize_weights: divide multislerp's weights by their sum.
       rescale: restore the L1 norm of trimmed task vectors.
+      filter_wise: angles of model_stock row by row.
+      nuslerp_row_wise: vectors of nuslerp lie along the first axis.
+      nuslerp_flatten: one vector a tensor for nuslerp.
       seed: of random methods.
       threads: tensors worked on at a time.
       shard_bytes: greatest file of the output, in bytes.
@@ -196,7 +220,10 @@ def merge(
 
     given = {
         "weight": weight, "density": density, "lambda": lambda_, "t": t, "scale": scale,
-        "normalize": normalize, "rescale": rescale,
+        "gamma": gamma, "epsilon": epsilon, "select_topk": select_topk, "alpha": alpha, "r": r,
+        "eps": eps, "tol": tol, "max_iter": max_iter, "normalize": normalize,
+        "normalize_weights": normalize_weights, "rescale": rescale, "filter_wise": filter_wise,
+        "nuslerp_row_wise": nuslerp_row_wise, "nuslerp_flatten": nuslerp_flatten,
     }  # fmt: skip
     recipe, target = _recipe(list(paths), out, method, base, given)
     if threads < 1:

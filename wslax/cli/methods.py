@@ -16,13 +16,16 @@ def _default(param: Param) -> str:
     return str(param.default).lower() if param.kind is bool else f"{param.default:g}"
 
 
+_BASES = {"required": "yes", "optional": "if given", "first": "is t = 0", "member": "no"}
+
+
 def _rows() -> list[dict[str, Any]]:
     return [
         {
             "method": method.name,
             "about": method.about,
             "members": _members(method),
-            "base": {"required": "yes", "first": "is t = 0", "member": "no"}[method.base],
+            "base": _BASES[method.base],
             "parameters": {param.word: _default(param) for param in method.params},
             "source": method.source,
         }

@@ -13,13 +13,26 @@ if TYPE_CHECKING:
     from wslax.merge.averaging import swa as swa
     from wslax.merge.competition import pcb as pcb
     from wslax.merge.disk import checkpoints as checkpoints
-    from wslax.merge.functions import dare_linear as dare_linear
-    from wslax.merge.functions import dare_ties as dare_ties
-    from wslax.merge.functions import linear as linear
-    from wslax.merge.functions import passthrough as passthrough
-    from wslax.merge.functions import slerp as slerp
-    from wslax.merge.functions import task_arithmetic as task_arithmetic
-    from wslax.merge.functions import ties as ties
+    from wslax.merge.functions.averages import linear as linear
+    from wslax.merge.functions.averages import passthrough as passthrough
+    from wslax.merge.functions.dropped import dare_linear as dare_linear
+    from wslax.merge.functions.dropped import dare_ties as dare_ties
+    from wslax.merge.functions.dropped import della as della
+    from wslax.merge.functions.dropped import della_linear as della_linear
+    from wslax.merge.functions.overlap import ram as ram
+    from wslax.merge.functions.overlap import ramplus_tl as ramplus_tl
+    from wslax.merge.functions.overlap import sce as sce
+    from wslax.merge.functions.pairs import arcee_fusion as arcee_fusion
+    from wslax.merge.functions.pairs import nearswap as nearswap
+    from wslax.merge.functions.spherical import karcher as karcher
+    from wslax.merge.functions.spherical import model_stock as model_stock
+    from wslax.merge.functions.spherical import multislerp as multislerp
+    from wslax.merge.functions.spherical import nuslerp as nuslerp
+    from wslax.merge.functions.spherical import slerp as slerp
+    from wslax.merge.functions.task_vectors import task_arithmetic as task_arithmetic
+    from wslax.merge.functions.trimmed import breadcrumbs as breadcrumbs
+    from wslax.merge.functions.trimmed import breadcrumbs_ties as breadcrumbs_ties
+    from wslax.merge.functions.trimmed import ties as ties
     from wslax.merge.interference import calibrate as calibrate
     from wslax.merge.interference import wudi as wudi
     from wslax.merge.masks import Emr as Emr
@@ -29,6 +42,8 @@ if TYPE_CHECKING:
     from wslax.merge.masks import magmax as magmax
     from wslax.merge.masks import tall_masks as tall_masks
     from wslax.merge.memory import run as run
+    from wslax.merge.method import Across as Across
+    from wslax.merge.method import Each as Each
     from wslax.merge.method import Gram as Gram
     from wslax.merge.method import Kth as Kth
     from wslax.merge.method import Leaf as Leaf
@@ -51,18 +66,24 @@ if TYPE_CHECKING:
     from wslax.merge.subspace import knots as knots
     from wslax.merge.subspace import tsv_m as tsv_m
 
-_FUNCTIONS = (
-    "dare_linear", "dare_ties", "linear", "passthrough", "slerp", "task_arithmetic", "ties",
-)  # fmt: skip
+_FUNCTIONS = {
+    "averages": ("linear", "passthrough"),
+    "dropped": ("dare_linear", "dare_ties", "della", "della_linear"),
+    "overlap": ("ram", "ramplus_tl", "sce"),
+    "pairs": ("arcee_fusion", "nearswap"),
+    "spherical": ("karcher", "model_stock", "multislerp", "nuslerp", "slerp"),
+    "task_vectors": ("task_arithmetic",),
+    "trimmed": ("breadcrumbs", "breadcrumbs_ties", "ties"),
+}
 _MASKS = ("Emr", "consensus", "emr", "emr_member", "magmax", "tall_masks")
 _SOUPS = ("Soup", "greedy_soup", "learned_soup", "liti", "lm_cocktail", "warp_slerp")
 _AVERAGING = ("AverageState", "LawaState", "averaged", "ema", "lawa", "swa")
 _STATISTICS = ("fisher", "fisher_information", "regmean")
-_CONTRACT = ("Gram", "Kth", "Leaf", "Member", "Method", "Param", "Total")
+_CONTRACT = ("Across", "Each", "Gram", "Kth", "Leaf", "Member", "Method", "Param", "Total")
 
 __getattr__, __all__ = attach(
     __name__,
-    {name: "wslax.merge.functions" for name in _FUNCTIONS}
+    {name: f"wslax.merge.functions.{file}" for file, names in _FUNCTIONS.items() for name in names}
     | {name: "wslax.merge.method" for name in _CONTRACT}
     | {name: "wslax.merge.interference" for name in ("calibrate", "wudi")}
     | {name: "wslax.merge.masks" for name in _MASKS}

@@ -193,7 +193,7 @@ def members(recipe: Recipe) -> list[ModelEntry]:
     """
     method, base = METHODS[recipe.merge_method], recipe.base_model
     others = [entry for entry in recipe.models if entry.model != base]
-    if base is None or method.base == "required":
+    if base is None or method.base in ("required", "optional"):
         return others
     own = [entry for entry in recipe.models if entry.model == base] or [ModelEntry(base)]
     if method.base == "first":
@@ -276,13 +276,14 @@ def _problems_of_value(param: Param, value: Any) -> list[str]:
             return [p for entry in value for p in _problems_of_value(param, entry)]
         case bool():
             return [] if param.kind is bool else [f"expected a number, got {value}"]
-        case int() | float() | str() if param.kind is float and _is_number(value):
+        case int() | float() | str() if param.kind is not bool and _is_number(value):
             low, high, number = param.low, param.high, float(value)
+            if param.kind is int and not number.is_integer():
+                return [f"expected a whole number, got {value}"]
             below = low is not None and not number >= low
             above = high is not None and not number <= high
             if below or above or not math.isfinite(number):
-                wanted = "a finite number" if low is None else f"{low} to {high}"
-                return [f"expected {wanted}, got {value}"]
+                return [f"expected {param.legal}, got {value}"]
             return []
         case _:
             wanted = "true or false" if param.kind is bool else "a number"

@@ -73,10 +73,24 @@ def ones_like(x: Any, dtype: Any = None) -> Any:
     return np.asarray(x).dtype.type(1) if dtype is None else np.dtype(dtype).type(1)
 
 
+def take_along_axis(x: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
+    """`numpy.take_along_axis` for the last axis of a matrix, in one flat gather.
+
+    Example:
+        >>> take_along_axis(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[1], [0]]), -1)
+        array([[2.],
+               [3.]])
+    """
+    assert axis == -1
+    first = np.arange(x.shape[0], dtype=np.intp)[:, None] * x.shape[1]
+    return x.reshape(-1).take(index + first, mode="clip")
+
+
 class _Namespace:
     """`numpy` with the functions above in place of its own."""
 
     where = staticmethod(where)
+    take_along_axis = staticmethod(take_along_axis)
     zeros_like = staticmethod(zeros_like)
     ones_like = staticmethod(ones_like)
 
@@ -88,6 +102,7 @@ xp = _Namespace()
 
 
 def _blocks(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    x = x.reshape(-1)
     whole = x.size - x.size % BLOCK
     return x[:whole].reshape(-1, BLOCK), x[whole:]
 

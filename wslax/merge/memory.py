@@ -1,6 +1,7 @@
 """Run a merging method on pytrees, under `jax.numpy`."""
 
 import functools
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +13,19 @@ from wslax import population as populations
 from wslax import tree
 from wslax.errors import WeightSpaceError
 from wslax.merge.leaves import check_base, kept
-from wslax.merge.method import Gram, Kth, Leaf, Member, Method, Total
+from wslax.merge.method import (
+    Across,
+    Each,
+    Gram,
+    Kth,
+    Leaf,
+    Made,
+    Member,
+    Method,
+    Scope,
+    Total,
+    matrix_of,
+)
 from wslax.merge.parameters import is_concrete, resolved
 from wslax.numerics.threshold import kth_largest
 from wslax.random import bits, key_words
@@ -45,6 +58,21 @@ def _total(rows: Any, fn: Callable[[Any], Any]) -> Any:
     return total
 
 
+def _repeat(times: int, step: Callable[[Any], Any], state: Any) -> Any:
+    return jax.lax.scan(lambda state, _: (step(state), None), state, length=times)[0]
+
+
+def _gram(vectors: Any, scope: Scope) -> Any:
+    """`[N, N]` over whole leaves, or over an axis of matrices that is kept as 1."""
+    if scope == "leaf":
+        flat = vectors.reshape(vectors.shape[0], -1)
+        return jnp.matmul(flat, flat.T, precision="highest")
+    found = jnp.einsum(
+        "irc,jrc->ijr" if scope == "row" else "irc,jrc->ijc", vectors, vectors, precision="highest"
+    )
+    return jnp.expand_dims(found, 3 if scope == "row" else 2)
+
+
 def _flat_words(key: Any, name: str, member: Any, shape: tuple[int, ...]) -> Callable[[str], Any]:
     size = int(np.prod(shape))
     return lambda label: bits(key, f"{name}#{label}", size, member=member, xp=jnp).reshape(shape)
@@ -52,13 +80,16 @@ def _flat_words(key: Any, name: str, member: Any, shape: tuple[int, ...]) -> Cal
 
 @functools.partial(jax.jit, static_argnames=("method", "name", "flags"))
 def _merge_leaf(
-    method: Method, name: str, flags: tuple[tuple[str, bool], ...],
+    method: Method, name: str, flags: tuple[tuple[str, int], ...],
     stack: Any, base: Any, numbers: Any, counts: Any, ids: Any, key: Any,
 ) -> Any:  # fmt: skip
     """One leaf, merged. Compiled once for a method, shapes and dtype: numbers are arguments."""
-    dtype, shape = tree.wide(stack), stack.shape[1:]
+    dtype, like = tree.wide(stack), stack
+    scope = method.scope(dict(flags))
+    shape = matrix_of(stack.shape[1:], scope)
     size = int(np.prod(shape))
-    base = None if base is None else base.astype(dtype)
+    base = None if base is None else base.astype(dtype).reshape(shape)
+    stack = stack.reshape(-1, *shape)
     numbers = {name: jnp.asarray(value).astype(dtype) for name, value in numbers.items()}
     per_member = {param.name for param in method.params if param.per == "member"}
     shared = dict(flags) | {k: v for k, v in numbers.items() if k not in per_member}
@@ -67,6 +98,7 @@ def _merge_leaf(
     }
     of_members: dict[str, Any] = {}
     of_leaf: dict[str, Any] = {}
+    eaches: dict[str, Each] = {}
 
     def rows() -> Any:
         index = jnp.arange(stack.shape[0])
@@ -78,54 +110,67 @@ def _merge_leaf(
     def member(row: Any) -> Member:
         words = _flat_words(key, name, row["id"], shape)
         params, x = shared | row["params"], row["x"].astype(dtype)
-        return Member(x, base, row["index"], params, row["measured"], words)
+        made = Made({name: lambda f=each.values: f(jnp, m) for name, each in eaches.items()})
+        measured = ChainMap(row["measured"], of_leaf, made)
+        m = Member(x, base, row["index"], params, measured, words)
+        return m
 
     def arrays(value: Any) -> Any:
         return jax.tree.map(lambda v: v if hasattr(v, "dtype") else jnp.asarray(v, dtype), value)
 
-    def kth(measure: Kth, round_name: str, row: Any) -> Any:
+    def of_member(measure: Total | Kth, round_name: str, row: Any) -> Any:
         m = member(row)
+        if isinstance(measure, Total):
+            return tuple(map(jnp.sum, measure.terms(jnp, m)))
+        values = measure.values(jnp, m)
         known = row["counts"].get(round_name)
-        k = measure.count(jnp, m, size) if known is None else known
-        return kth_largest(measure.values(jnp, m), k)
-
-    for round_name, measure in method.rounds(dict(flags)).items():
-        match measure:
-            case Total(terms=terms):
-                of_members[round_name] = _each(
-                    rows(), lambda row, terms=terms: tuple(map(jnp.sum, terms(jnp, member(row))))
-                )
-            case Kth():
-                of_members[round_name] = _each(rows(), functools.partial(kth, measure, round_name))
-            case Gram(vector=vector):
-                flat = _each(rows(), lambda row, f=vector: f(jnp, member(row)).reshape(-1))
-                of_leaf[round_name] = jnp.matmul(flat, flat.T, precision="highest")
+        count = jnp.sum(values > 0, dtype=jnp.int32) if measure.positive else size
+        ranks = measure.ranks(jnp, m, count) if known is None else tuple(known)
+        return tuple(kth_largest(values, k) for k in ranks)
 
     def total(fn: Callable[[Member], Any]) -> Any:
         return _total(rows(), lambda row: arrays(fn(member(row))))
 
-    leaf = Leaf(jnp, stack.shape[0], size, base, shared, of_leaf, total)
-    return tree.cast_like(method.combine(leaf), stack)
+    leaf = Leaf(jnp, stack.shape[0], size, base, shared, of_leaf, total, _repeat)
+    for round_name, measure in method.rounds(dict(flags)).items():
+        match measure:
+            case Gram(vector=vector):
+                vectors = _each(rows(), lambda row, f=vector: f(jnp, member(row)))
+                of_leaf[round_name] = _gram(vectors, scope)
+            case Each():
+                eaches[round_name] = measure
+            case Across(values=values):
+                of_leaf[round_name] = values(leaf)
+            case Total(per="leaf") | Kth(per="leaf"):
+                first = jax.tree.map(lambda x: x[0], rows())
+                of_leaf[round_name] = of_member(measure, round_name, first)
+            case _:
+                one = functools.partial(of_member, measure, round_name)
+                of_members[round_name] = _each(rows(), one)
+    return tree.cast_like(method.combine(leaf).reshape(like.shape[1:]), like)
 
 
 def _exact_counts(
-    method: Method, flags: Mapping[str, bool], numbers: Mapping[str, Any], count: int, size: int
+    method: Method, flags: Mapping[str, int], numbers: Mapping[str, Any], count: int, size: int
 ) -> dict[str, Any]:
     """Ranks of `Kth` rounds from concrete parameters, in Python's float64 as on disk.
 
     From traced parameters they are computed under the trace, in the leaf's compute dtype.
     """
-    rounds = {name: r for name, r in method.rounds(flags).items() if isinstance(r, Kth)}
+    rounds = {
+        name: r for name, r in method.rounds(flags).items()
+        if isinstance(r, Kth) and not r.positive
+    }  # fmt: skip
     if not rounds or not all(map(is_concrete, numbers.values())):
         return {}
     columns = {k: np.broadcast_to(np.asarray(v, float), count) for k, v in numbers.items()}
 
-    def rank(measure: Kth, i: int) -> int:  # reads parameters alone
+    def ranks(measure: Kth, i: int) -> list[int]:  # reads parameters alone
         params = dict(flags) | {k: float(v[i]) for k, v in columns.items()}
-        return int(measure.count(np, Member(None, None, i, params, {}, str), size))
+        return list(map(int, measure.ranks(np, Member(None, None, i, params, {}, str), size)))
 
     return {
-        name: np.array([rank(measure, i) for i in range(count)], np.int32)
+        name: np.array([ranks(measure, i) for i in range(count)], np.int32)
         for name, measure in rounds.items()
     }
 
@@ -173,7 +218,8 @@ def run(
       population: members along the leading axis.
       base: a tree of one member, or None.
       params: a value for every declared parameter: a number, an array `[N]` where it is per
-        member, or `wslax.by_leaf` of either. Numbers may be traced; bools are static. The rank
+        member, or `wslax.by_leaf` of either. Numbers may be traced; bools and whole numbers are
+        static. The rank
         that a density stands for is computed in float64 from a concrete density and in float32
         (float64 for float64 leaves) from a traced one; next to an integer they may differ by 1.
       key: for random methods.
@@ -203,17 +249,21 @@ def run(
     words = jnp.stack(key_words(key)) if method.random else None
     stacks = jax.tree.leaves(population)
     bases = jax.tree.leaves(base) if base is not None else [None] * len(stacks)
-    merged = [pick and tree.is_float(stack) for pick, stack in zip(chosen, stacks, strict=True)]
+    merged = [
+        pick and tree.is_float(stack) and stack.size > 0
+        for pick, stack in zip(chosen, stacks, strict=True)
+    ]
+    fixed = {param.name for param in method.params if param.kind is not float}
     held = {i: kept(names[i], stacks[i], bases[i]) for i, merge in enumerate(merged) if not merge}
     out = []
     for i, (name, stack, row) in enumerate(zip(names, stacks, rows, strict=True)):
         if not merged[i]:
             out.append(held[i])
             continue
-        flags = {k: v for k, v in row.items() if isinstance(v, bool)}
-        numbers = {k: v for k, v in row.items() if k not in flags}
+        flags = {k: v for k, v in row.items() if k in fixed}
+        numbers = {k: v for k, v in row.items() if k not in fixed}
         counts = _exact_counts(method, flags, numbers, count, int(np.prod(stack.shape[1:])))
-        origin = bases[i] if method.base == "required" else None
+        origin = bases[i] if method.base in ("required", "optional") else None
         # The name goes in only where it matters, so that equal shapes share a program.
         label, static = name if method.random else "", tuple(flags.items())
         out.append(_merge_leaf(method, label, static, stack, origin, numbers, counts, ids, words))

@@ -28,7 +28,7 @@ def _check_range(param: Param, value: Any) -> None:
     if not np.isfinite(found).all():
         raise WeightSpaceError(f"{param.name}: expected finite numbers, got {value}")
     if (low is not None and (found < low).any()) or (high is not None and (found > high).any()):
-        raise WeightSpaceError(f"{param.name}: expected {low} to {high}, got {value}")
+        raise WeightSpaceError(f"{param.name}: expected {param.legal}, got {value}")
 
 
 def _array(value: Any) -> Any:
@@ -54,13 +54,17 @@ def _number(param: Param, value: Any, count: int) -> Any:
 
 
 def _checked(method: Method, param: Param, value: Any, count: int) -> Any:
-    if param.kind is not bool:
+    if param.kind is float:
         if value is None:
             raise WeightSpaceError(f"{method.name} needs {param.name}=: {param.about}")
         return _number(param, value, count)
-    if not isinstance(value, (bool, np.bool_)):
+    is_bool = isinstance(value, (bool, np.bool_))
+    if param.kind is bool and not is_bool:
         raise WeightSpaceError(f"{param.name}: expected True or False, got {value!r}")
-    return bool(value)
+    if param.kind is int and (is_bool or not isinstance(value, (int, np.integer))):
+        raise WeightSpaceError(f"{param.name}: expected a whole number, got {value!r}")
+    _check_range(param, value)
+    return param.kind(value)
 
 
 def resolved(

@@ -11,7 +11,7 @@ from wslax.errors import WeightSpaceError, did_you_mean
 from wslax.io.header import Spec
 from wslax.io.reader import INDEX, SINGLE, Tensors, open_tensors
 from wslax.merge.config import Recipe, members
-from wslax.merge.method import Method
+from wslax.merge.method import Method, matrix_of
 from wslax.merge.registry import METHODS
 from wslax.merge.resolve import positions, resolve
 
@@ -27,12 +27,14 @@ class Job(NamedTuple):
       spec: dtype and shape as stored.
       compute: dtype of the arithmetic, float32 or float64; None for a tensor that is copied.
       params: the method's parameters for it.
+      row: elements of a row, for a method that looks along rows or columns; else None.
     """
 
     name: str
     spec: Spec
     compute: np.dtype | None
     params: Mapping[str, Any]
+    row: int | None = None
 
 
 class Plan(NamedTuple):
@@ -140,7 +142,10 @@ def _job(name: str, sources: Sequence[Tensors], recipe: Recipe, position: float)
         stored = recipe.out_dtype or recipe.dtype
         out = np.dtype(getattr(ml_dtypes, stored, stored)) if stored else _widest(dtypes)
         wide = np.float64 if np.dtype(np.float64) in dtypes else np.float32
-        return Job(name, Spec(out, shape), np.dtype(wide), resolve(recipe, name, position))
+        params = resolve(recipe, name, position)
+        scope = METHODS[recipe.merge_method].scope(params)
+        row = None if scope == "leaf" else matrix_of(shape, scope)[1]
+        return Job(name, Spec(out, shape), np.dtype(wide), params, row)
     if any(dtype.name.startswith("float8") for dtype in dtypes):
         raise WeightSpaceError(
             f"{name}: {dtypes[0].name} weights mean nothing without their scales; dequantise first"
@@ -181,7 +186,8 @@ def make_plan(recipe: Recipe, threads: int = 2) -> Plan:
         if path not in opened:
             opened[path] = _open(path)
     models = [opened[entry.model] for entry in members(recipe)]
-    base = opened[recipe.base_model] if method.base == "required" and recipe.base_model else None
+    origin = recipe.base_model if method.base in ("required", "optional") else None
+    base = opened[origin] if origin else None
     sources = [*models, *([base] if base is not None else [])]
     first = base if base is not None else models[0]
     for source in sources:
@@ -232,6 +238,16 @@ def chunk_of(sources: int) -> int:
     return (1 << 18) >> max(0, (sources - 1).bit_length() - 3)
 
 
+def whole_rows(elements: int, row: int | None) -> int:
+    """About so many elements, in whole rows.
+
+    Example:
+        >>> whole_rows(100, None), whole_rows(100, 30), whole_rows(100, 300)
+        (100, 90, 300)
+    """
+    return max(1, elements // (row or 1)) * (row or 1)
+
+
 def peak_bytes(jobs: Sequence[Job], sources: int, threads: int) -> int:
     """An upper bound of the engine's buffers.
 
@@ -244,7 +260,9 @@ def peak_bytes(jobs: Sequence[Job], sources: int, threads: int) -> int:
     """
     merged = [job for job in jobs if job.compute is not None]
     width = max((job.compute.itemsize for job in merged if job.compute), default=4)
-    chunk = chunk_of(sources) * width * (2 * sources + 12)
+    most = chunk_of(sources)
+    chunk = max((whole_rows(most, job.row) for job in merged), default=most)
+    chunk = max(chunk, most) * width * (2 * sources + 12)
     bands = (int(4 * sample_of(job.spec.size)[1] * job.spec.size) * width for job in merged)
     band = max(bands, default=0)
     return threads * (chunk + min(sources * band, max(KEPT, band)))

@@ -114,7 +114,7 @@ def resolve(recipe: Recipe, name: str, position: float) -> dict[str, Any]:
             if param.word in level:
                 value = _lookup(level[param.word], name, position)
                 if value is not None:
-                    return bool(value) if param.kind is bool else float(value)
+                    return param.kind(value if param.kind is bool else float(value))
         if param.default is None:
             raise WeightSpaceError(f"{name}: no value for {param.word}; add one without a filter")
         return param.default

@@ -14,7 +14,9 @@ import numpy as np
 from wslax import population as populations
 from wslax import tree
 from wslax.errors import WeightSpaceError
-from wslax.merge.functions import linear, slerp, task_arithmetic
+from wslax.merge.functions.averages import linear
+from wslax.merge.functions.spherical import slerp
+from wslax.merge.functions.task_vectors import task_arithmetic
 from wslax.merge.leaves import Leaves, add_merged, merge_leaves
 from wslax.typing import Array, Params, Population, Where
 

@@ -44,7 +44,7 @@ def _merge(tensor: Tensor, writer: TensorWriter) -> Check:
     check = Check(0.0, np.zeros(len(tensor.sources)))
     for _ in tensor.chunks():
         merged = np.broadcast_to(tensor.plan.method.combine(tensor.leaf()), tensor.xs[0].shape)
-        out = merged.astype(tensor.job.spec.dtype, copy=False)
+        out = merged.astype(tensor.job.spec.dtype, copy=False).reshape(-1)
         writer.write(tensor.job.name, tensor.start, out)
         check += _check(tensor, out)
     return check
@@ -52,19 +52,19 @@ def _merge(tensor: Tensor, writer: TensorWriter) -> Check:
 
 def _check(tensor: Tensor, out: np.ndarray) -> Check:
     """Norm and distances of the chunk as stored; raises on NaN or infinity."""
-    stored = out
+    stored, xs = out, [x.reshape(-1) for x in tensor.xs]
     if out.dtype != tensor.compute:
         stored = scratch.get("stored", tensor.compute, out.size)
         np.copyto(stored, out, casting="unsafe")
-    check = _distances(tensor, stored, tensor.xs)
+    check = _distances(stored, xs)
     if not np.isfinite([check.square, *check.distances]).all():
         _refuse_nonfinite(tensor, out)
         # All are finite: the squares overflowed float32.
-        check = _distances(tensor, stored.astype(float), [x.astype(float) for x in tensor.xs])
+        check = _distances(stored.astype(float), [x.astype(float) for x in xs])
     return check
 
 
-def _distances(tensor: Tensor, stored: np.ndarray, xs: list[np.ndarray]) -> Check:
+def _distances(stored: np.ndarray, xs: list[np.ndarray]) -> Check:
     gap = scratch.get("gap", stored.dtype, stored.size)
     squares = []
     for x in xs:

@@ -1,71 +1,40 @@
-r"""Sums of task vectors \(d_i = x_i - b\), whole, trimmed by magnitude or dropped at random.
+r"""Sums of task vectors \(d_i = x_i - b\), whole or sparsified, with or without an election.
 
 With \(\hat d_i\) the sparsified task vector (times \(\sum|d_i| / \sum|\hat d_i|\) under `rescale`)
 and \(D_i = w_i \hat d_i\):
 
-- sums (`task_arithmetic`, `dare_linear`): \(y = b + \lambda \sum_i D_i\), divided by
-  \(\sum_i w_i\) under `normalize` (by 1 where that is below 1e-8);
-- election (`ties`, `dare_ties`): \(s = \mathrm{sign}\sum_i D_i\) (zero counts as plus),
+- sums: \(y = b + \lambda \sum_i D_i\), divided by \(\sum_i w_i\) under `normalize` (by 1 where that
+  is below 1e-8);
+- elections: \(s = \mathrm{sign}\sum_i D_i\) (zero counts as plus),
   \(y = b + \lambda \sum_{i: \mathrm{sign} D_i = s} D_i\), divided by the \(w_i\) that took part.
 
 Thresholds and sums are over one leaf, as in mergekit 0.1.5. The papers differ: TIES trims over the
-whole model and averages the elected without weights, DARE rescales by 1 / density.
+whole model and averages the elected without weights, DARE rescales by 1 / density, DELLA by one
+over each entry's probability.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from wslax.merge import sparsify
 from wslax.merge.averages import WEIGHT, nonzero
-from wslax.merge.method import Kth, Leaf, Measure, Member, Method, Param, Total
-from wslax.random import uniform
-
-Keep = Callable[[Any, Member], Any]
+from wslax.merge.method import Leaf, Measure, Member, Method, Param, Total
+from wslax.merge.sparsify import Sparsifier
 
 
-def _kept_count(xp: Any, m: Member, size: int) -> Any:
-    """`max(1, int(density * size))`, exact in float64 where the density is a Python number."""
-    density = m.params["density"]
-    if isinstance(density, (int, float)):
-        return max(1, int(density * size)) if density > 0 else 0
-    count = xp.maximum(xp.floor(density * size), 1).astype("int32")
-    # A leaf may be longer than the compute dtype counts exactly; density 1 still keeps all.
-    count = xp.where(density >= 1, size, count)
-    return xp.where(density > 0, count, 0)
-
-
-def _magnitude(xp: Any, m: Member) -> Any:
-    return xp.abs(m.delta)
-
-
-def _keep_all(xp: Any, m: Member) -> Any:
-    return xp.ones_like(m.x, dtype=bool)
-
-
-def _keep_largest(xp: Any, m: Member) -> Any:
-    return xp.abs(m.delta) >= m.measured["threshold"]
-
-
-def _keep_random(xp: Any, m: Member) -> Any:
-    return uniform(m.words("keep")) < xp.float32(m.params["density"])
-
-
-def _rounds(keep: Keep) -> Callable[[Mapping[str, Any]], Mapping[str, Measure]]:
+def _rounds(sparsifier: Sparsifier) -> Callable[[Mapping[str, Any]], Mapping[str, Measure]]:
     def mass(xp: Any, m: Member) -> tuple[Any, Any]:
         size = xp.abs(m.delta)
-        return size, xp.where(keep(xp, m), size, xp.zeros_like(size))
+        return size, xp.where(sparsifier.keep(xp, m), size, xp.zeros_like(size))
 
     def rounds(params: Mapping[str, Any]) -> Mapping[str, Measure]:
-        found: dict[str, Measure] = {}
-        if keep is _keep_largest:
-            found["threshold"] = Kth(_magnitude, _kept_count)
-        if params.get("rescale"):
-            found["mass"] = Total(mass)
-        return found
+        rescale = {"mass": Total(mass)} if params.get("rescale") else {}
+        return {**sparsifier.rounds, **rescale}
 
     return rounds
 
 
-def _weighted(leaf: Leaf, keep: Keep, m: Member) -> Any:
+def _weighted(leaf: Leaf, sparsifier: Sparsifier, m: Member) -> Any:
     """The sparsified, rescaled, weighted task vector of one member."""
     xp, delta, weight = leaf.xp, m.delta, m.params["coef"]
     if leaf.params.get("rescale"):
@@ -73,12 +42,12 @@ def _weighted(leaf: Leaf, keep: Keep, m: Member) -> Any:
         tiny = (whole < 1e-7) | (kept < 1e-7)
         safe = xp.where(tiny, xp.ones_like(kept), kept)
         weight = weight * xp.where(tiny, xp.ones_like(kept), whole / safe).astype(delta.dtype)
-    return xp.where(keep(xp, m), weight * delta, xp.zeros_like(delta))
+    return xp.where(sparsifier.keep(xp, m), weight * delta, xp.zeros_like(delta))
 
 
-def _sum(keep: Keep) -> Callable[[Leaf], Any]:
+def _sum(sparsifier: Sparsifier) -> Callable[[Leaf], Any]:
     def combine(leaf: Leaf) -> Any:
-        total = leaf.sum(lambda m: _weighted(leaf, keep, m))
+        total = leaf.sum(lambda m: _weighted(leaf, sparsifier, m))
         if leaf.params["normalize"]:
             total = total / nonzero(leaf.xp, leaf.sum(lambda m: m.params["coef"]))
         return leaf.base + leaf.params["lam"] * total
@@ -86,13 +55,13 @@ def _sum(keep: Keep) -> Callable[[Leaf], Any]:
     return combine
 
 
-def _elect(keep: Keep) -> Callable[[Leaf], Any]:
+def _elect(sparsifier: Sparsifier) -> Callable[[Leaf], Any]:
     def combine(leaf: Leaf) -> Any:
         xp = leaf.xp
-        positive = leaf.sum(lambda m: _weighted(leaf, keep, m)) >= 0
+        positive = leaf.sum(lambda m: _weighted(leaf, sparsifier, m)) >= 0
 
         def agreeing(m: Member) -> tuple[Any, Any]:
-            vector = _weighted(leaf, keep, m)
+            vector = _weighted(leaf, sparsifier, m)
             agrees = xp.where(positive, vector > 0, vector < 0)
             zero = xp.zeros_like(vector)
             return xp.where(agrees, vector, zero), xp.where(agrees, m.params["coef"] + zero, zero)
@@ -105,56 +74,109 @@ def _elect(keep: Keep) -> Callable[[Leaf], Any]:
     return combine
 
 
-def _params(normalize: bool, rescale: bool) -> tuple[Param, ...]:
-    return (
+def _method(
+    name: str,
+    about: str,
+    source: str,
+    sparsifier: Sparsifier,
+    *,
+    elect: bool = False,
+    normalize: bool = False,
+    rescale: bool | None = None,
+) -> Method:
+    """A method; `rescale` is the default, None where there is no such parameter."""
+    params = (
         WEIGHT,
-        Param(
-            "density", "share of each task vector that is kept", 1.0, per="member", low=0, high=1
-        ),
+        *sparsifier.params,
         Param("lam", "factor of the merged task vector", 1.0, yaml="lambda"),
         Param("normalize", "divide by the sum of the weights that took part", normalize, kind=bool),
-        Param("rescale", "restore each task vector's L1 norm after trimming", rescale, kind=bool),
+    )
+    if rescale is not None:
+        about_rescale = "restore each task vector's L1 norm after trimming"
+        params = (*params, Param("rescale", about_rescale, rescale, kind=bool))
+    return Method(
+        name=name,
+        about=about,
+        source=source,
+        combine=(_elect if elect else _sum)(sparsifier),
+        rounds=_rounds(sparsifier),
+        params=params,
+        base="required",
+        random=sparsifier.random,
+        scope=sparsifier.scope,
     )
 
 
-task_arithmetic = Method(
-    name="task_arithmetic",
-    about="Base plus a weighted sum of task vectors.",
-    source="Ilharco et al. 2023, arXiv:2212.04089",
-    combine=_sum(_keep_all),
-    rounds=_rounds(_keep_all),
-    params=tuple(p for p in _params(False, False) if p.name not in ("density", "rescale")),
-    base="required",
+_TIES = "Yadav et al. 2023, arXiv:2306.01708"
+_DARE = "Yu et al. 2024, arXiv:2311.03099"
+_BREADCRUMBS = "Davari and Belilovsky 2024, arXiv:2312.06795"
+_DELLA = "Deep et al. 2024, arXiv:2406.11617"
+
+task_arithmetic = _method(
+    "task_arithmetic",
+    "Base plus a weighted sum of task vectors.",
+    "Ilharco et al. 2023, arXiv:2212.04089",
+    sparsify.everything,
 )
 
-ties = Method(
-    name="ties",
-    about="Trim task vectors by magnitude, elect a sign, average those that agree.",
-    source="Yadav et al. 2023, arXiv:2306.01708",
-    combine=_elect(_keep_largest),
-    rounds=_rounds(_keep_largest),
-    params=_params(normalize=True, rescale=False),
-    base="required",
+ties = _method(
+    "ties",
+    "Trim task vectors by magnitude, elect a sign, average those that agree.",
+    _TIES,
+    sparsify.largest,
+    elect=True,
+    normalize=True,
+    rescale=False,
 )
 
-dare_linear = Method(
-    name="dare_linear",
-    about="Drop entries of task vectors at random, rescale, sum.",
-    source="Yu et al. 2024, arXiv:2311.03099",
-    combine=_sum(_keep_random),
-    rounds=_rounds(_keep_random),
-    params=_params(normalize=False, rescale=True),
-    base="required",
-    random=True,
+dare_linear = _method(
+    "dare_linear",
+    "Drop entries of task vectors at random, rescale, sum.",
+    _DARE,
+    sparsify.at_random,
+    rescale=True,
 )
 
-dare_ties = Method(
-    name="dare_ties",
-    about="Drop entries of task vectors at random, rescale, elect a sign, sum those that agree.",
-    source="Yu et al. 2024, arXiv:2311.03099; Yadav et al. 2023, arXiv:2306.01708",
-    combine=_elect(_keep_random),
-    rounds=_rounds(_keep_random),
-    params=_params(normalize=False, rescale=True),
-    base="required",
-    random=True,
+dare_ties = _method(
+    "dare_ties",
+    "Drop entries of task vectors at random, rescale, elect a sign, sum those that agree.",
+    f"{_DARE}; {_TIES}",
+    sparsify.at_random,
+    elect=True,
+    rescale=True,
+)
+
+breadcrumbs = _method(
+    "breadcrumbs",
+    "Drop the largest and the smallest entries of task vectors, sum.",
+    _BREADCRUMBS,
+    sparsify.band,
+    rescale=False,
+)
+
+breadcrumbs_ties = _method(
+    "breadcrumbs_ties",
+    "Drop the largest and the smallest entries, elect a sign, sum those that agree.",
+    f"{_BREADCRUMBS}; {_TIES}",
+    sparsify.band,
+    elect=True,
+    rescale=False,
+)
+
+della = _method(
+    "della",
+    "Drop entries at random, small ones more often, rescale, elect a sign, average what agrees.",
+    f"{_DELLA}; {_TIES}",
+    sparsify.ranked,
+    elect=True,
+    normalize=True,
+    rescale=True,
+)
+
+della_linear = _method(
+    "della_linear",
+    "Drop entries of task vectors at random, small ones more often, rescale, sum.",
+    _DELLA,
+    sparsify.ranked,
+    rescale=True,
 )

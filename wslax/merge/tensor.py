@@ -1,6 +1,7 @@
 """One tensor of a streaming merge: a chunk of every source at hand, under numpy."""
 
 import threading
+from collections import ChainMap
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
@@ -8,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from wslax.merge import host
-from wslax.merge.method import Leaf, Member
-from wslax.merge.plan import Job, Plan, sources_of
+from wslax.merge.method import Leaf, Made, Member
+from wslax.merge.plan import Job, Plan, sources_of, whole_rows
 from wslax.random import bits
 
 
@@ -46,7 +47,8 @@ class Tensor:
 
     def __init__(self, plan: Plan, job: Job, seed: int, chunk: int, stop: threading.Event) -> None:
         assert job.compute is not None
-        self.plan, self.job, self.seed, self.chunk, self.stop = plan, job, seed, chunk, stop
+        self.plan, self.job, self.seed, self.stop = plan, job, seed, stop
+        self.chunk = whole_rows(chunk, job.row)
         self.compute = job.compute
         self.size = job.spec.size
         self.count = len(plan.models)
@@ -59,11 +61,15 @@ class Tensor:
         self.params = [{k: self.typed(v) for k, v in row.items()} for row in self.exact]
         self.measured: list[dict[str, Any]] = [{} for _ in range(self.count)]
         self.shared_measured: dict[str, Any] = {}
-        self.start, self.xs, self.members = -1, [], []
+        self.makers: dict[str, Callable[[], Any]] = {}
+        self.each: dict[str, Callable[[Any, Member], Any]] = {}
+        self.kept: dict[tuple[str, int, int], Any] = {}
+        self.start, self.xs, self.members, self.at_hand = -1, [], [], Made({})
+        self.passing = False
 
     def typed(self, value: Any) -> Any:
         """A parameter in the compute dtype, so that arithmetic stays in it."""
-        return value if isinstance(value, bool) else self.compute.type(value)
+        return value if isinstance(value, (bool, int)) else self.compute.type(value)
 
     @property
     def base(self) -> np.ndarray | None:
@@ -78,37 +84,56 @@ class Tensor:
             self.xs = [self._load(i, start, size) for i in range(len(self.sources))]
             self.start = start
             self.members = [None] * self.count
+            self.at_hand = Made(self.makers)
 
     def _load(self, i: int, start: int, size: int) -> np.ndarray:
         source, name = self.sources[i], self.job.name
         stored, x = source.infos[name].dtype, scratch.get(("x", i), self.compute, size)
         if stored == self.compute:
-            return source.read_into(name, start, x)
-        raw = source.read_into(name, start, scratch.get(("raw", i), stored, size))
-        np.copyto(x, raw, casting="unsafe")
-        return x
+            x = source.read_into(name, start, x)
+        else:
+            raw = source.read_into(name, start, scratch.get(("raw", i), stored, size))
+            np.copyto(x, raw, casting="unsafe")
+        return x if self.job.row is None else x.reshape(-1, self.job.row)
 
     def chunks(self) -> Iterator[None]:
         """One pass: each chunk in turn is the one at hand."""
+        self.passing = True
         for start in range(0, self.size, self.chunk):
             self.read(start, min(self.chunk, self.size - start))
             yield
+        self.passing = False
 
     def member(self, i: int) -> Member:
         """Member `i` at the chunk at hand; made once a chunk, so that what it caches is kept."""
         if self.members[i] is None:
             drawn: dict[str, np.ndarray] = {}
-            start, size = self.start, self.xs[i].size
+            start, x = self.start, self.xs[i]
 
             def words(label: str) -> np.ndarray:
                 if label not in drawn:
                     name = f"{self.job.name}#{label}"
-                    drawn[label] = bits(self.seed, name, size, member=i, start=start)
+                    found = bits(self.seed, name, x.size, member=i, start=start)
+                    drawn[label] = found.reshape(x.shape)
                 return drawn[label]
 
-            row = self.measured[i]
-            self.members[i] = _Chunk(self.xs[i], self.base, i, self.params[i], row, words)
+            made = Made({name: lambda name=name: self._each(name, i) for name in self.each})
+            measured = ChainMap(self.measured[i], self.shared_measured, self.at_hand, made)
+            self.members[i] = _Chunk(x, self.base, i, self.params[i], measured, words)
         return self.members[i]
+
+    def _each(self, name: str, i: int) -> Any:
+        """An `Each` of the chunk at hand: made in the first pass over it, kept for later ones."""
+        key, shape = (name, i, self.start), self.xs[i].shape
+        if key not in self.kept or not self.passing:
+            value = self.each[name](host.xp, self.member(i))
+            if self.passing:
+                self.kept[key] = np.packbits(value) if value.dtype == bool else value
+            return value
+        value = self.kept[key]
+        if value.dtype != np.uint8:
+            return value
+        return np.unpackbits(value, count=self.xs[i].size).view(bool).reshape(shape)
 
     def sum(self, fn: Callable[[Member], Any]) -> Any:
         """`Leaf.sum` over the members at hand."""
@@ -123,11 +148,20 @@ class Tensor:
 
     def leaf(self) -> Leaf:
         """What a method combines."""
-        shared, found = self.shared, self.shared_measured
-        return Leaf(host.xp, self.count, self.size, self.base, shared, found, self.sum)
+        found = ChainMap(self.shared_measured, self.at_hand)
+        shared, size = self.shared, self.size
+        return Leaf(host.xp, self.count, size, self.base, shared, found, self.sum, _repeat)
+
+
+def _repeat(times: int, step: Callable[[Any], Any], state: Any) -> Any:
+    for _ in range(times):
+        state = step(state)
+    return state
 
 
 def _add(a: Any, b: Any, turn: int) -> Any:
+    if np.ndim(b) == 0 and b == 0 and np.ndim(a):
+        return a
     # The first sum made a fresh array; later ones go into it.
     if turn > 1 and isinstance(a, np.ndarray) and a.ndim and np.result_type(a, b) == a.dtype:
         return np.add(a, b, out=a)

@@ -57,7 +57,7 @@ def begin(sample: np.ndarray, n: int, k: int, margin: float = MARGIN) -> Band:
     """A band around the wanted rank, from a sample.
 
     Args:
-      sample: some of the values.
+      sample: some of the values, sorted.
       n: how many values there are.
       k: the wanted rank.
       margin: half width of the band, as a share of all values; a larger sample allows a smaller.
@@ -70,11 +70,10 @@ def begin(sample: np.ndarray, n: int, k: int, margin: float = MARGIN) -> Band:
         >>> band.low < 50 < band.high
         True
     """
-    ordered = np.sort(sample.reshape(-1))
     share = 1 - k / n
-    places = np.clip([share - margin, share + margin], 0, 1) * (ordered.size - 1)
-    low = ordered[int(places[0])] if places[0] > 0 else -1.0
-    high = ordered[int(np.ceil(places[1]))] if places[1] < ordered.size - 1 else np.inf
+    places = np.clip([share - margin, share + margin], 0, 1) * (sample.size - 1)
+    low = sample[int(places[0])] if places[0] > 0 else -1.0
+    high = sample[int(np.ceil(places[1]))] if places[1] < sample.size - 1 else np.inf
     room = min(n, int(4 * margin * n) + (1 << 16))
     return Band(float(low), float(high), k, np.zeros(2, np.int64), np.empty(room, sample.dtype))
 
