@@ -291,6 +291,20 @@ def test_slerp_keeps_a_common_norm(x, t):
     close(np.linalg.norm(found), 1.0, 1e-5)
 
 
+@pytest.mark.parametrize("name", ["nuslerp", "multislerp"])
+def test_gradients_of_weights_are_differences(name):
+    with jax.enable_x64(True):
+        x, base = (jnp.array(part, float) for part in draw(2))
+
+        def total(w):
+            return merge.run(merge.METHODS[name], {"w": x}, {"w": base}, {"coef": w})["w"].sum()
+
+        w, step = jnp.array([0.4, 0.7]), 1e-5 * jnp.eye(2)
+        found = jax.grad(total)(w)
+        expected = [(total(w + row) - total(w - row)) / 2e-5 for row in step]
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["della", "della_linear"])
 def test_della_keeps_by_rank_and_restores_the_l1_norm(name):
     """A ramp in the rank along each row; each output is base plus all or nothing, rescaled."""

@@ -130,6 +130,14 @@ GOOD = {"merge_method": "linear", "models": [{"model": "a"}, {"model": "b"}]}
         ({"parameters": {"weight": {"value": 1, "filter": 3}}}, "a filter is a part of a tensor"),
         ({"parameters": {"normalize": 1}}, "parameters.normalize: expected true or false"),
         (
+            {"merge_method": "karcher", "parameters": {"max_iter": 2.5, "tol": -1}},
+            "parameters.max_iter: expected a whole number, got 2.5; parameters.tol: expected 0 to",
+        ),
+        (
+            {"merge_method": "ram", "base_model": "c", "parameters": {"epsilon": -1}},
+            "at least 0, got",
+        ),
+        (
             {"models": [{"model": "a", "parameters": {"normalize": True}}]},
             "models.0.parameters.normalize: is one value for all models",
         ),

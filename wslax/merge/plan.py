@@ -11,7 +11,7 @@ from wslax.errors import WeightSpaceError, did_you_mean
 from wslax.io.header import Spec
 from wslax.io.reader import INDEX, SINGLE, Tensors, open_tensors
 from wslax.merge.config import Recipe, members
-from wslax.merge.method import Method, matrix_of
+from wslax.merge.method import Each, Method, matrix_of
 from wslax.merge.registry import METHODS
 from wslax.merge.resolve import positions, resolve
 
@@ -206,7 +206,7 @@ def make_plan(recipe: Recipe, threads: int = 2) -> Plan:
         opened[recipe.base_model or recipe.models[0].model].path.parent,
         sum(info.nbytes for source in opened.values() for info in source.infos.values()),
         sum(job.spec.nbytes for job in jobs),
-        peak_bytes(jobs, len(sources), threads),
+        peak_bytes(jobs, len(sources), threads) + threads * _kept_bytes(method, jobs, len(models)),
     )
 
 
@@ -246,6 +246,17 @@ def whole_rows(elements: int, row: int | None) -> int:
         (100, 90, 300)
     """
     return max(1, elements // (row or 1)) * (row or 1)
+
+
+def _kept_bytes(method: Method, jobs: Sequence[Job], members: int) -> int:
+    """What a thread keeps of `Each` rounds: a bit an entry of every member of one tensor."""
+    sizes = [
+        job.spec.size
+        for job in jobs
+        if job.compute is not None
+        and any(isinstance(r, Each) for r in method.rounds(job.params).values())
+    ]
+    return members * max(sizes, default=0) // 8
 
 
 def peak_bytes(jobs: Sequence[Job], sources: int, threads: int) -> int:

@@ -119,8 +119,8 @@ def sce(
 
     Example:
         >>> import jax.numpy as jnp, wslax as ws
-        >>> experts = {"w": jnp.array([[3.0, 1.0, 1.0], [1.0, 1.0, 2.0]])}
+        >>> experts = {"w": jnp.array([[4.0, 1.0, 1.0], [0.0, 1.0, 2.0]])}
         >>> ws.merge.sce(experts, {"w": jnp.zeros(3)}, select_topk=0.5)
-        {'w': Array([2.8, 0. , 0. ], dtype=float32)}
+        {'w': Array([4., 0., 0.], dtype=float32)}
     """
     return run(METHODS["sce"], population, base, {"select_topk": select_topk}, where=where)
