@@ -36,8 +36,9 @@ def _in_program(score: Array) -> Array:
 def assignment(score: Array) -> Array:
     r"""The permutation of largest total score, exactly: \(\arg\max_p \sum_i s_{i\,p_i}\).
 
-    On a CPU SciPy's `linear_sum_assignment` (Jonker and Volgenant; Crouse, 2016) solves the whole
-    batch in one call out of the program; elsewhere Optax's Hungarian algorithm runs inside it.
+    On CPUs and GPUs SciPy's `linear_sum_assignment` (Jonker and Volgenant; Crouse, 2016) solves the
+    whole batch in one call out of the program; elsewhere Optax's Hungarian algorithm runs inside
+    it, which on an H200 took 16 to 26 times as long, for n from 64 to 512.
 
     Args:
       score: `[..., n, n]` floats; leading axes are a batch. What is NaN counts as the lowest.
@@ -54,7 +55,7 @@ def assignment(score: Array) -> Array:
     score = score.astype(jnp.promote_types(score.dtype, jnp.float32))
     low = jnp.finfo(score.dtype).min
     score = jnp.nan_to_num(score, nan=low, neginf=low, posinf=jnp.finfo(score.dtype).max)
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() not in ("cpu", "gpu"):
         return _in_program(score)
     out = jax.ShapeDtypeStruct(score.shape[:-1], jnp.int32)
     solve: Any = jax.pure_callback(_on_host, out, score, vmap_method="broadcast_all")
