@@ -144,7 +144,8 @@ def claims(data: str, widths: Sequence[int], found: dict[int, Any]) -> list[Clai
         *(
             Claim(
                 "REPAIR removes 60% to 100% of the barrier that matching leaves",
-                f"{data}, width {widths[1]}: share of the {what} barrier after activation matching",
+                f"{data}, width {widths[1]}: share of the {what} barrier after activation matching "
+                "that REPAIR removes",
                 less(
                     found[widths[1]][f"{prefix}activations"],
                     found[widths[1]][f"{prefix}activations, repaired"],
