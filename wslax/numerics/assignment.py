@@ -38,7 +38,7 @@ def assignment(score: Array) -> Array:
 
     On CPUs and GPUs SciPy's `linear_sum_assignment` (Jonker and Volgenant; Crouse, 2016) solves the
     whole batch in one call out of the program; elsewhere Optax's Hungarian algorithm runs inside
-    it, which on an H200 took 16 to 26 times as long, for n from 64 to 512.
+    the program, which on a GPU is many times slower.
 
     Args:
       score: `[..., n, n]` floats; leading axes are a batch. What is NaN counts as the lowest.
