@@ -14,7 +14,8 @@ TITLE = "Factored members"
 ABOUT = """
 64 members that share a base of four layers of 512 x 512 and differ by rank-8 factors, 8 inputs
 each: `trace.factored` of the model under `vmap`, against the same `vmap` with each leaf written
-out first, both compiled, in wall time of one run and, on CPUs, in CPU seconds.
+out first, both compiled, in wall time of one run and, on CPUs, in CPU seconds. Outputs differ by
+rounding; on NVIDIA GPUs JAX multiplies float32 in TF32 by default.
 """
 MEMBERS, WIDTH, RANK, LAYERS, BATCH = 64, 512, 8, 4, 8
 

@@ -5,6 +5,7 @@ taken `repeats` times; the table shows the median and the range. Records are app
 `benchmarks/results.jsonl`, and `docs/benchmarks.md` shows the last record of each benchmark.
 """
 
+import collections
 import datetime
 import importlib
 import importlib.metadata
@@ -129,12 +130,12 @@ def cells(row: dict[str, Any]) -> tuple[str, str, str, str]:
     )
 
 
-def _section(record: dict[str, Any]) -> str:
+def _section(record: dict[str, Any], twice: bool) -> str:
     facts = record["machine"]
     versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
     repeats = max(len(row["value"]) for row in record["rows"])
     lines = [
-        f"## {record['title']}",
+        f"## {record['title']}" + (f", on {facts['device']}" if twice else ""),
         "",
         record["about"],
         "",
@@ -159,8 +160,10 @@ def write_page() -> None:
         'over the repeats. Peers come with `pip install ".[bench]"`, in an environment of their '
         "own.\n\n"
     )
+    records = sorted(latest().items())
+    count = collections.Counter(name for (name, _), _ in records)
     with replaced(PAGE) as path:
-        path.write_text(head + "\n".join(_section(r) for _, r in sorted(latest().items())))
+        path.write_text(head + "\n".join(_section(r, count[name] > 1) for (name, _), r in records))
 
 
 def show(record: dict[str, Any]) -> None:

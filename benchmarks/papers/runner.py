@@ -54,32 +54,29 @@ class Outcome(NamedTuple):
     skipped: Sequence[str] = ()
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and the ends of its 95% interval (Student's t)."""
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half the width of its 95% interval (Student's t)."""
     from scipy import stats
 
     mean, n = statistics.fmean(values), len(values)
     if n < 2:
-        return mean, -math.inf, math.inf
-    half = stats.t.ppf(0.975, n - 1) * statistics.stdev(values) / math.sqrt(n)
-    return mean, mean - half, mean + half
+        return mean, math.inf
+    return mean, stats.t.ppf(0.975, n - 1) * statistics.stdev(values) / math.sqrt(n)
 
 
 def verdict(values: Sequence[float], bound: str) -> str:
     """`"holds"`, `"does not hold"` or `"cannot be told"`."""
     sign, limit = bound.split()
-    _, low, high = interval(values)
-    if sign == "<":
-        low, high, edge = -high, -low, -float(limit)
-    else:
-        edge = float(limit)
-    return "holds" if low > edge else "does not hold" if high < edge else "cannot be told"
+    mean, half = interval(values)
+    within = mean - float(limit) if sign == ">" else float(limit) - mean
+    return "holds" if within > half else "does not hold" if within < -half else "cannot be told"
 
 
 def shown(values: Sequence[float]) -> str:
-    """Mean with its interval."""
-    mean, low, high = interval(values)
-    return f"{mean:.3g} ({low:.3g} to {high:.3g})"
+    """Mean and half width, to two digits of the latter."""
+    mean, half = interval(values)
+    digits = max(0, 1 - math.floor(math.log10(half))) if 0 < half < math.inf else 3
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
 def names() -> list[str]:
@@ -120,8 +117,8 @@ def claim_row(claim: Mapping[str, Any]) -> dict[str, Any]:
     """A claim as a row of its table."""
     return {
         "the paper says": claim["says"],
-        "measured": claim["what"],
-        "mean (95% interval)": claim["values"],
+        "measured here": claim["what"],
+        "figure": claim["values"],
         "bound": claim["bound"],
         "verdict": verdict(claim["values"], claim["bound"]),
     }
@@ -131,12 +128,13 @@ def section(record: Mapping[str, Any]) -> str:
     """One experiment as text."""
     facts = record["machine"]
     versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
-    lines = [f"## {record['title']}", "", f"{record['paper']}. {record['about']}", ""]
+    lines = [f"## {record['title']}", "", f"*{record['paper']}.*", "", record["about"], ""]
     lines += _markdown([claim_row(claim) for claim in record["claims"]])
     for title, rows in record["tables"].items():
         lines += ["", f"### {title}", "", *_markdown(rows)]
-    lines += ["", *(f"Not run: {text}" for text in record["skipped"])]
     lines += [
+        "",
+        *(f"Not run: {text}\n" for text in record["skipped"]),
         f"*{facts['date']}, {facts['device']}, {facts['system']}, Python {facts['python']}, "
         f"{versions}; {record['seeds']} seeds. `python -m benchmarks.papers {record['name']}`*",
         "",
@@ -144,17 +142,24 @@ def section(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_page() -> None:
-    """Write `docs/papers.md` from the last records."""
+def page() -> str:
+    """The page that the last records make."""
     head = (
         "# What papers claim\n\n"
         "Experiments of papers at a size that a small machine carries, on real data, written by "
-        "`python -m benchmarks.papers`. A claim *holds* if the 95% interval of the mean over seeds "
-        "lies within a bound that was written down before, *does not hold* if it lies outside, and "
-        "*cannot be told* at this scale where it crosses.\n\n"
+        "`python -m benchmarks.papers`. Figures are means over seeds, ± half the width of their "
+        "95% interval (Student's t). A claim *holds* if the whole interval lies within a bound "
+        "that was written down before the run, *does not hold* if it lies outside, and *cannot be "
+        "told* at this scale where it crosses. Verdicts speak of what was run here, not of the "
+        "papers' own experiments, which are larger.\n\n"
     )
+    return head + "\n".join(section(record) for _, record in sorted(latest().items()))
+
+
+def write_page() -> None:
+    """Write `docs/papers.md`."""
     with replaced(PAGE) as path:
-        path.write_text(head + "\n".join(section(r) for _, r in sorted(latest().items())))
+        path.write_text(page())
 
 
 def main() -> int:
