@@ -180,3 +180,17 @@ def test_regmean_properties_and_errors():
         merge.regmean(population, {"v": GRAMS})
     with pytest.raises(ws.WeightSpaceError, match="w: expected a Gram matrix"):
         merge.regmean(population, {"w": GRAMS[:, :5, :5]})
+
+
+def test_regmean_takes_what_taps_give():
+    """Grams read by tracing a population, against numpy on the inputs themselves."""
+    net = ws.nets.mlp(5, (4,), 3)
+    experts = ws.population.init(net.init, jax.random.key(0), 3)
+    x = jax.random.normal(jax.random.key(1), (3, 20, 5))
+    grams = jax.vmap(lambda p, x: ws.trace.taps(net.apply, p, x, read="gram"))(experts, x)
+    found = merge.regmean(experts, grams)["hidden_0"]["kernel"]
+    gram = np.einsum("nsi,nsj->nij", x, x).astype(np.float64)
+    gram = 0.9 * gram + 0.1 * np.eye(5) * gram
+    kernels = np.asarray(experts["hidden_0"]["kernel"], np.float64)
+    expected = np.linalg.solve(gram.sum(0), np.einsum("nij,njk->ik", gram, kernels))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)

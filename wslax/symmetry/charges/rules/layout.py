@@ -93,12 +93,12 @@ def _parts(eqn: Any, x: Form, axis: int, sizes: list[int]) -> list[Form]:
 
 def split(system: System, eqn: Any, x: Form) -> list[Form]:
     """Pieces one after another."""
-    return _parts(eqn, x, eqn.params["axis"], list(map(int, eqn.params["sizes"])))
+    return _parts(eqn, x, int(eqn.params["axis"]), list(map(int, eqn.params["sizes"])))
 
 
 def unstack(system: System, eqn: Any, x: Form) -> list[Form]:
     """Single units of an axis, without it."""
-    axis = eqn.params["axis"]
+    axis = int(eqn.params["axis"])
     parts = _parts(eqn, x, axis, [1] * len(eqn.outvars))
     return [part and {u: a.squeeze(axis) for u, a in part.items()} for part in parts]
 
@@ -135,13 +135,13 @@ def _joined(forms: list[Form], sizes: list[int], axis: int) -> Form:
 
 def concatenate(system: System, eqn: Any, *forms: Form) -> list[Form]:
     """Values one after another."""
-    axis = eqn.params["dimension"]
+    axis = int(eqn.params["dimension"])
     return [_joined(list(forms), [var.aval.shape[axis] for var in eqn.invars], axis)]
 
 
 def stack(system: System, eqn: Any, *forms: Form) -> list[Form]:
     """Values along a new axis."""
-    axis = eqn.params["axis"]
+    axis = int(eqn.params["axis"])
     wide = [x and {u: np.expand_dims(a, axis) for u, a in x.items()} for x in forms]
     return [_joined(wide, [1] * len(wide), axis)]
 
@@ -156,7 +156,7 @@ def pad(system: System, eqn: Any, x: Form, filler: Form) -> list[Form]:
         elif low or high:
             rank = len(sizes)
             fill = filler and {u: a.reshape((1,) * rank) for u, a in filler.items()}
-            x = _joined([fill, x, fill], [low, sizes[axis], high], axis)
+            x = _joined([fill, x, fill], [int(low), sizes[axis], int(high)], axis)
     return [x]
 
 
