@@ -108,7 +108,7 @@ def test_every_method_parameter_has_an_option(capsys):
     out = capsys.readouterr().out
     for method in ws.merge.METHODS.values():
         for param in method.params:
-            assert f"--{param.word}" in out
+            assert "--" + param.word.replace("_", "-") in out
 
 
 def test_the_two_commands_are_one_line_each():
