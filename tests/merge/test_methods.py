@@ -236,7 +236,8 @@ def test_scaling_all_inputs_scales_the_merge(x, base, factor):
         close(call(name, f * x, f * base, **options) / factor, call(name, x, base, **options), 1e-6)
 
 
-@given(x=stacks, base=bases, factor=st.sampled_from([0.25, 3.0, 1e-7]))
+# Powers of two scale every number exactly: an election on the edge falls alike on both sides.
+@given(x=stacks, base=bases, factor=st.sampled_from([0.25, 8.0, 2.0**-23]))
 @invariant
 def test_weights_count_relative_to_each_other_when_normalised(x, base, factor):
     for name in ("linear", "ties", "dare_ties", "task_arithmetic", "dare_linear"):
