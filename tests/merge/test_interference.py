@@ -1,28 +1,23 @@
 """WUDI and calibration against their formulas in float64 numpy, PyTorch's way round."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.merge import experts
 from wslax import merge
 
 SHAPES = {"tall": (6, 4), "wide": (4, 6), "bias": (6,)}
+draw = functools.partial(experts.draw, SHAPES)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def strict():
     with jax.numpy_dtype_promotion("strict"):
         yield
-
-
-def draw(count=3, seed=0):
-    rng = np.random.default_rng(seed)
-    base = {n: rng.normal(size=s).astype(np.float32) for n, s in SHAPES.items()}
-    return {
-        n: (b + 0.3 * rng.normal(size=(count, *b.shape))).astype(np.float32)
-        for n, b in base.items()
-    }, base
 
 
 def close(found, expected, tolerance=1e-5):

@@ -1,5 +1,7 @@
 """Masks over entries against their formulas in float64 numpy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,24 +11,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import wslax as ws
+from tests.merge import experts
 from wslax import merge
 
 SHAPES = {"kernel": (4, 7), "bias": (7,)}
+draw = functools.partial(experts.draw, SHAPES)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def strict():
     with jax.numpy_dtype_promotion("strict"):
         yield
-
-
-def draw(count=3, seed=0):
-    rng = np.random.default_rng(seed)
-    base = {n: rng.normal(size=s).astype(np.float32) for n, s in SHAPES.items()}
-    return {
-        n: (b + 0.3 * rng.normal(size=(count, *b.shape))).astype(np.float32)
-        for n, b in base.items()
-    }, base
 
 
 def vectors(population, base):

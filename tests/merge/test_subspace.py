@@ -1,6 +1,6 @@
 """Subspace merging against the papers' formulas in float64 numpy, PyTorch's way round."""
 
-from functools import partial
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,27 +11,20 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import wslax as ws
+from tests.merge import experts
 from wslax import merge
 from wslax.symmetry import Groups
 
 SHAPES = {"tall": (6, 4), "wide": (4, 6), "bias": (6,)}
-TA = partial(merge.task_arithmetic, lam=0.4)
-TIES = partial(merge.ties, density=0.5)
+draw = functools.partial(experts.draw, SHAPES)
+TA = functools.partial(merge.task_arithmetic, lam=0.4)
+TIES = functools.partial(merge.ties, density=0.5)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def strict():
     with jax.numpy_dtype_promotion("strict"):
         yield
-
-
-def draw(count=3, seed=0):
-    rng = np.random.default_rng(seed)
-    base = {n: rng.normal(size=s).astype(np.float32) for n, s in SHAPES.items()}
-    return {
-        n: (b + 0.3 * rng.normal(size=(count, *b.shape))).astype(np.float32)
-        for n, b in base.items()
-    }, base
 
 
 def close(found, expected, tolerance=5e-6):
@@ -88,7 +81,11 @@ def ties(d, density=0.5):
 METHODS = {
     "tsv_m": (merge.tsv_m, tsv_m, 0.7),
     "iso_c": (merge.iso_c, iso_c, 0.7),
-    "iso_cts": (partial(merge.iso_cts, common=0.5), partial(iso_cts, common=0.5), 0.7),
+    "iso_cts": (
+        functools.partial(merge.iso_cts, common=0.5),
+        functools.partial(iso_cts, common=0.5),
+        0.7,
+    ),
 }
 KNOTS = {
     "task_arithmetic": (TA, lambda d: 0.4 * d.sum(0)),
@@ -249,7 +246,7 @@ def test_equal_members_keep_their_leading_triplets():
 def test_knots_counts_only_directions_in_use():
     """With the rank that is in use a density means that share of their coordinates."""
     d = low_rank(2, 1)
-    half = partial(merge.ties, density=0.5)
+    half = functools.partial(merge.ties, density=0.5)
     one, two = (merge.knots({"w": d}, ZERO, half, rank=r)["w"] for r in (2, None))
     vt = np.linalg.svd(np.concatenate(list(d)).astype(float), full_matrices=False)[2]
     close(one, ties(d @ vt[:2].T) @ vt[:2], 1e-5)

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from wslax.symmetry.scaling import unit_shape
 from wslax.symmetry.types import Group, Groups
 from wslax.typing import Array
 
@@ -10,8 +11,8 @@ Order = dict[int, Array]
 
 def stay(groups: Groups, group: Group) -> Array:
     """The order of a group that leaves every unit where it is, `[*sizes of per, size]`."""
-    shape = (*(groups.all[id].size for id in group.per), group.size)
-    return jnp.broadcast_to(jnp.arange(group.size, dtype=jnp.int32), shape)
+    units = jnp.arange(group.size, dtype=jnp.int32)
+    return jnp.broadcast_to(units, unit_shape(groups, group))
 
 
 def identity(groups: Groups) -> Order:

@@ -16,6 +16,7 @@ from wslax.align.similarity import owned, places
 from wslax.errors import WeightSpaceError
 from wslax.numerics.assignment import assignment
 from wslax.symmetry.find import check_id, locate
+from wslax.symmetry.scaling import unit_shape
 from wslax.symmetry.types import Group, Groups, Site
 from wslax.trace.meeting import Place
 from wslax.trace.tapping import Read, seen
@@ -62,7 +63,7 @@ def _units(
     taken = jnp.moveaxis(jnp.where(index >= 0, taken, 0), -1, 1)
     if any(group.id in other.per for other in groups.free):
         taken = taken.mean(1)
-    taken = taken.reshape(-1, *(groups.all[id].size for id in group.per), group.size)
+    taken = taken.reshape(-1, *unit_shape(groups, group))
     return taken, np.any(index >= 0, axis=(1, 2))
 
 
@@ -171,7 +172,7 @@ def activation_matching(
     orders: dict[int, Array] = {}
     for id in sorted(a, key=lambda id: len(check_id(groups, id).per)):  # heads before their widths
         group = groups.all[id]
-        shape = (*(groups.all[other].size for other in group.per), group.size)
+        shape = unit_shape(groups, group)
         x, y = _several(a[id]), _several(b[id])
         if len(x) != len(y):
             raise WeightSpaceError(f"b: expected {len(x)} arrays of group {id}, got {len(y)}")

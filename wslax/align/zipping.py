@@ -16,6 +16,7 @@ from wslax.population.members import row_spec, size
 from wslax.symmetry import layout
 from wslax.symmetry.find import check_id, locate
 from wslax.symmetry.gather import scatter
+from wslax.symmetry.scaling import unit_shape
 from wslax.symmetry.types import Group, Groups, Site
 from wslax.typing import Array, Params, Population, Scalar
 
@@ -61,7 +62,7 @@ def _chosen(groups: Groups, ids: Sequence[int] | None) -> list[Group]:
 
 def _correlation(groups: Groups, group: Group, seen: Any, count: int) -> Array:
     """`[outer units, N * size, N * size]`, the mean over the places where a group is seen."""
-    shape = (*(groups.all[id].size for id in group.per), group.size)
+    shape = unit_shape(groups, group)
     found = []
     for x in seen if isinstance(seen, tuple) else (seen,):
         if x.ndim < 2 or (len(x), *x.shape[2:]) != (count, *shape):
@@ -133,7 +134,7 @@ def _labels(
     """`[N, *sizes of per, size]`: the merged unit of each unit of each model."""
     each = jax.lax.map(lambda one: zip_labels(one, count, alpha=alpha, beta=beta), similar)
     each = jnp.moveaxis(each.reshape(-1, count, group.size), 1, 0)
-    return each.reshape(count, *(groups.all[id].size for id in group.per), group.size)
+    return each.reshape(count, *unit_shape(groups, group))
 
 
 def _merged(groups: Groups, touched: Touched, leaf: Any, labels: dict[int, Array]) -> Any:

@@ -32,7 +32,7 @@ def random_permutation(key: Key, groups: Groups) -> dict[int, Array]:
     """
     drawn: dict[int, Array] = {}
     for group in groups.free:
-        shape = (*(groups.all[id].size for id in group.per), group.size)
+        shape = unit_shape(groups, group)
         noise = jax.random.uniform(jax.random.fold_in(key, group.id), shape)
         drawn[group.id] = jnp.argsort(noise, -1).astype(jnp.int32)
     return drawn

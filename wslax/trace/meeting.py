@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from wslax.trace import jaxpr
 from wslax.trace.interpret import View
 from wslax.typing import Array
 
@@ -39,14 +38,15 @@ class Meeting(NamedTuple):
     Attributes:
       view: the leaf.
       place: what becomes of its axes.
-      read: `[*lead, samples, *axes]` of the `inputs`, over consumed axes; of the `features`, the
-        same without the window of a convolution; of the `outputs`, over produced axes.
+      read: `(what, result)` to `[*lead, samples, *axes]`: of the `inputs`, over consumed axes; of
+        the `features`, the same without the window of a convolution; of the `outputs`, over
+        produced axes.
       at: axis of the leaf, as viewed, to axis of the result, for batch and produced axes.
     """
 
     view: View
     place: Place
-    read: Callable[[str], Array]
+    read: Callable[[str, Array], Array]
     at: dict[int, int]
 
 
@@ -85,11 +85,10 @@ def product(eqn: Any, lhs: Any, rhs: Any) -> Meeting | None:
     at |= {view.order[a]: first + k for k, a in enumerate(free[side])}
     at.pop(None, None)
 
-    def read(what: str) -> Array:
+    def read(what: str, result: Array) -> Array:
         if what != "outputs":
             return _arranged(x, [b for _, b in batch], [b for _, b in consumed])
-        (out,) = jaxpr.bind(eqn, *(v.dense() if isinstance(v, View) else v for v in sides))
-        return _arranged(out, [at[a] for a, _ in batch], [at[a] for a in sorted(produced)])
+        return _arranged(result, [at[a] for a, _ in batch], [at[a] for a in sorted(produced)])
 
     axes = ([a for a, _ in batch], [a for a, _ in consumed], sorted(produced))
     return Meeting(view, _place(view, *axes), read, at)
@@ -129,10 +128,9 @@ def convolution(eqn: Any, lhs: Any, rhs: Any) -> Meeting | None:
         sizes = [shape[a] for a in (i, *across)]
         return found.reshape(-1, groups, *sizes)
 
-    def read(what: str) -> Array:
+    def read(what: str, result: Array) -> Array:
         if what == "outputs":
-            (out,) = jaxpr.bind(eqn, lhs, rhs.dense())
-            return _arranged(out, (), (spec.out_spec[1],))
+            return _arranged(result, (), (spec.out_spec[1],))
         if what == "features":
             window = [shape[i] if a == axes[1] else 1 for a in consumed]
             features = _arranged(lhs, (), (c,)).reshape(-1, groups, *window)

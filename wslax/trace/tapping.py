@@ -20,10 +20,10 @@ Read = Literal["inputs", "gram", "norms", "outputs", "features"]
 SUMS = ("gram", "norms")
 
 
-def _value(meeting: Meeting, what: Read) -> Array:
+def _value(meeting: Meeting, what: Read, result: Array) -> Array:
     if what not in SUMS:
-        return meeting.read(what)
-    x = meeting.read("inputs")
+        return meeting.read(what, result)
+    x = meeting.read("inputs", result)
     x = x.astype(tree.wide(x))
     lead = meeting.place.lead("inputs")
     if what == "norms":
@@ -32,7 +32,7 @@ def _value(meeting: Meeting, what: Read) -> Array:
     return jnp.einsum("...si,...sj->...ij", x, x, precision="highest")
 
 
-def _noted(meeting: Meeting, what: Read) -> Note:
+def _noted(meeting: Meeting, what: Read, result: Array) -> Note:
     lead = meeting.place.lead(what)
 
     def over_steps(stacked: Array, own: int) -> Array:
@@ -42,7 +42,9 @@ def _noted(meeting: Meeting, what: Read) -> Note:
         return moved.reshape(*moved.shape[: own + lead], -1, *moved.shape[own + lead + 2 :])
 
     about = (what, meeting.place)
-    return Note(meeting.view.name, _value(meeting, what), over_steps, meeting.view.loops, about)
+    return Note(
+        meeting.view.name, _value(meeting, what, result), over_steps, meeting.view.loops, about
+    )
 
 
 class Seen(NamedTuple):
@@ -85,8 +87,10 @@ def seen(
             meeting = meet(eqn, *operands)
             if meeting is None:
                 return None
-            run.notes += [_noted(meeting, what) for what in reads(meeting.view.name)]
-            return jaxpr.bind(eqn, *(v.dense() if isinstance(v, View) else v for v in operands))
+            arrays = (v.dense() if isinstance(v, View) else v for v in operands)
+            (result,) = jaxpr.bind(eqn, *arrays)
+            run.notes += [_noted(meeting, what, result) for what in reads(meeting.view.name)]
+            return [result]
 
         return read
 
