@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from wslax.io import atomic as atomic
     from wslax.io import convert as convert
     from wslax.io import layout as layout
+    from wslax.io import lora as lora
     from wslax.io.convert import read_map as read_map
     from wslax.io.convert import relayout as relayout
     from wslax.io.files import carry_files as carry_files
@@ -29,6 +30,7 @@ __getattr__, __all__ = attach(
         "atomic": "wslax.io.atomic",
         "convert": "wslax.io.convert",
         "layout": "wslax.io.layout",
+        "lora": "wslax.io.lora",
         "read_map": "wslax.io.convert",
         "relayout": "wslax.io.convert",
         "carry_files": "wslax.io.files",
