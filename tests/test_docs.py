@@ -15,6 +15,7 @@ from wslax.cli import app, main
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = ["README.md", *(f"docs/{name}.md" for name in (
     "index", "getting_started", "concepts", "symmetry", "adding_a_method", "tour", "merging",
+    "checkpoints",
 ))]  # fmt: skip
 
 
@@ -62,7 +63,7 @@ def test_commands_run(page, models):
     (models / "recipe.yaml").write_text(recipe[0])
     for words in commands(page):
         function, *_ = app.parse_args(words, exit_on_error=False, print_error=False)
-        assert function.__name__ == words[0]
+        assert function.__name__ == words[0].replace("-", "_")
         assert words[0] == "run" or main(words) == 0, words
 
 

@@ -80,8 +80,9 @@ def loaded(script, *packages):
 
 JAX_FREE = [
     "errors", "globs", "random", "io", "io.reader", "io.writer", "io.files", "io.convert",
-    "merge", "merge.registry", "merge.config", "merge.resolve", "merge.plan", "merge.stream",
-    "merge.disk", "numerics.streaming", "data", "cli", "recipes.config", "recipes.folder",
+    "io.lora", "adapt.lora", "merge", "merge.registry", "merge.config", "merge.resolve",
+    "merge.plan", "merge.stream", "merge.disk", "numerics.streaming", "data", "cli",
+    "recipes.config", "recipes.folder",
 ]  # fmt: skip
 
 

@@ -27,8 +27,10 @@ for _name, _help in {
     "methods": "List the merging methods.",
     "inspect": "Show a checkpoint's tensors and their statistics.",
     "convert": "Convert between Hugging Face, Flax and npz layouts.",
+    "extract-lora": "Make a LoRA adapter of a fine-tuned checkpoint and its base.",
 }.items():
-    app.command(f"wslax.cli.{_name}:{_name}", name=_name, help=_help)
+    _module = _name.replace("-", "_")
+    app.command(f"wslax.cli.{_module}:{_module}", name=_name, help=_help)
 
 
 def main(tokens: list[str] | None = None) -> int:
