@@ -16,9 +16,9 @@ import pytest
 
 import wslax as ws
 from wslax.io.writer import write_tensors
-from wslax.merge import config, stream
+from wslax.merge.files import config, stream
+from wslax.merge.files.plan import make_plan
 from wslax.merge.method import Kth
-from wslax.merge.plan import make_plan
 
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 KEYS = jax.random.split(jax.random.key(7), 2)

@@ -21,7 +21,7 @@ def floors():
 
 
 def part(module):
-    """`"wslax.merge.plan"` to `"merge"`; None for the package itself and its version."""
+    """`"wslax.merge.files.plan"` to `"merge"`; None for the package itself and its version."""
     words = module.split(".")
     return words[1] if len(words) > 1 else None
 
@@ -80,9 +80,9 @@ def loaded(script, *packages):
 
 JAX_FREE = [
     "errors", "globs", "random", "io", "io.reader", "io.writer", "io.files", "io.convert",
-    "io.lora", "io.dequantise", "adapt.lora", "merge", "merge.registry", "merge.config",
-    "merge.resolve", "merge.plan", "merge.stream", "merge.disk", "numerics.streaming", "data", "cli",
-    "recipes.config", "recipes.folder",
+    "io.lora", "io.dequantise", "adapt.lora", "merge", "merge.registry", "merge.files.config",
+    "merge.files.resolve", "merge.files.plan", "merge.files.stream", "merge.files.disk",
+    "numerics.streaming", "data", "cli", "recipes.config", "recipes.folder",
 ]  # fmt: skip
 
 

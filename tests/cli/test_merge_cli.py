@@ -138,7 +138,7 @@ BAD_MODELS = {
     "pickle": (lambda: os.rename("b/model.safetensors", "b/m.bin"), "a pickle file runs whatever"),
     "shape": (
         spoil(lambda t: t.update({"h.0.w": np.zeros((9, 9), np.float32)})),
-        "h.0.w: [9, 9] in b/model.safetensors, [8, 9] in base/model.safetensors; shapes must",
+        "h.0.w: [9, 9] in b/model.safetensors, [8, 9] in a/model.safetensors; shapes must",
     ),
     "renamed": (
         spoil(lambda t: t.update({"h.0.wt": t.pop("h.0.w")})),
@@ -170,7 +170,10 @@ USAGE = {
     "nothing": ([], "give a recipe and an output"),
     "no output": (["ties.yaml"], "give a recipe and an output"),
     "no recipe": (["none.yaml", "out"], "none.yaml: no such file"),
-    "no models": (["--method", "linear", "--out", "out"], "takes at least 1, got 0"),
+    "no models": (
+        ["--method", "linear", "--out", "out"],
+        "give exactly one of models, slices and modules, got none",
+    ),
     "method": (["a", "b", "--method", "linaer", "--out", "out"], "Did you mean 'linear'?"),
     "no --out": (["a", "b", "--method", "linear"], "the output as --out"),
     "no base": (["a", "b", "--method", "ties", "--out", "out"], "base_model: ties needs one"),
@@ -204,7 +207,7 @@ def test_wrong_usage(models, capsys, kind):
     assert left(models) == []
 
 
-@pytest.mark.parametrize("key", ["merge_metod", "slices", "tokenizer_source", "dtypes"])
+@pytest.mark.parametrize("key", ["merge_metod", "slices", "dtypes"])
 def test_unknown_keys_of_a_recipe(models, capsys, key):
     recipe(models / "ties.yaml", **{key: "x"})
     assert main(["merge", "ties.yaml", "out"]) == 2

@@ -9,8 +9,9 @@ import pytest
 
 import wslax as ws
 from wslax.io.writer import write_tensors
-from wslax.merge import config, resolve, stream
-from wslax.merge.plan import make_plan
+from wslax.merge.files import config, layers, resolve, stream
+from wslax.merge.files import recipe as recipes
+from wslax.merge.files.plan import make_plan
 from wslax.random import bits, uniform
 
 SHAPES = {"h.0.w": (37, 53), "h.0.b": (53,), "h.1.w": (70, 40), "scale": (), "none": (0, 3)}
@@ -101,8 +102,12 @@ def test_equals_the_method_in_memory(tmp_path, method, kind):
     base, members = trees(COUNT.get(method, 3), DTYPES[kind])
     content = written(tmp_path, method, base, members, SETTINGS[method])
     found = merged(tmp_path, content, seed=5)
-    recipe, place = config.parse_recipe(content), resolve.positions(list(SHAPES))
-    rules = {name: resolve.resolve(recipe, name, place[name]) for name in SHAPES}
+    recipe, place = config.parse_recipe(content), layers.positions(list(SHAPES))
+    piece, given = recipes.pieces(recipe)[""][0], ws.merge.METHODS[method]
+    rules = {
+        name: resolve.resolve(given, piece, name, [name] * len(piece.members), place[name])
+        for name in SHAPES
+    }
     params = {
         word: ws.by_leaf({
             name: row[word] if isinstance(first, int) else np.array(row[word])
@@ -367,7 +372,7 @@ def test_the_folder_says_where_it_came_from_and_repeats(tmp_path):
     assert json.loads((out / "config.json").read_text()) == {"from": "base"}
     assert (out / "tokenizer.json").exists()
     assert (out / "model.safetensors.index.json").exists()
-    ws.merge.checkpoints(out / "wslax_merge.yaml", again, seed=3)
+    ws.merge.checkpoints(out / "mergekit_config.yml", again, seed=3)
     first, second = ws.io.load(out), ws.io.load(again)
     assert all((first[name] == second[name]).all() for name in SHAPES)
 

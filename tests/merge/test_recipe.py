@@ -3,10 +3,12 @@
 import pytest
 
 from wslax import WeightSpaceError
-from wslax.merge import config, resolve
+from wslax.merge.files import config, layers, markup, resolve
+from wslax.merge.files import recipe as recipes
+from wslax.merge.registry import METHODS
 
 NAMES = ["embed.w", *(f"h.{i}.{part}.w" for i in range(5) for part in ("attn", "mlp")), "head.w"]
-PLACE = resolve.positions(NAMES)
+PLACE = layers.positions(NAMES)
 
 
 def recipe(own=None, shared=None, method="linear", **keys):
@@ -16,7 +18,13 @@ def recipe(own=None, shared=None, method="linear", **keys):
 
 
 def value(found, name, word="coef"):
-    return resolve.resolve(found, name, PLACE[name])[word]
+    return resolved(found, name)[word]
+
+
+def resolved(found, name):
+    piece = recipes.pieces(found)[""][0]
+    method = METHODS[found.merge_method]
+    return resolve.resolve(method, piece, name, [name] * len(piece.members), PLACE[name])
 
 
 @pytest.mark.parametrize(
@@ -58,7 +66,7 @@ def test_gradients_by_hand(gradient, by_name):
 
 
 def test_stacks_have_layers_of_their_own_and_a_single_layer_is_the_last():
-    place = resolve.positions(["enc.0.w", "enc.1.w", "enc.2.w", "dec.0.w"])
+    place = layers.positions(["enc.0.w", "enc.1.w", "enc.2.w", "dec.0.w"])
     assert place == {"enc.0.w": 0, "enc.1.w": 0.5, "enc.2.w": 1, "dec.0.w": 1}
 
 
@@ -81,15 +89,16 @@ def test_bool_lists_pick_an_element():
     ],
 )
 def test_where_the_base_stands(method, base, models, expected):
-    entries = [config.ModelEntry(path) for path in models]
-    found = config.members(config.Recipe(method, entries, base))
+    entries = [recipes.ModelEntry(path) for path in models]
+    given = recipes.Recipe(method, entries, base_model=base)
+    found = recipes.pieces(given)[""][0].members
     assert "".join(entry.model for entry in found) == expected
 
 
 def test_keys_that_change_nothing_in_mergekit_are_taken():
     shared = {"int8_mask": True, "density": 0.3, "rescale": True}
     found = recipe(shared=shared, method="task_arithmetic", base_model="b")
-    assert "density" not in resolve.resolve(found, "head.w", 0.0)
+    assert "density" not in resolved(found, "head.w")
 
 
 GOOD = {"merge_method": "linear", "models": [{"model": "a"}, {"model": "b"}]}
@@ -104,20 +113,29 @@ GOOD = {"merge_method": "linear", "models": [{"model": "a"}, {"model": "b"}]}
         ),
         ({"merge_metod": "ties"}, "unknown key 'merge_metod'. Did you mean 'merge_method'?"),
         ({"models": [{"model": "a", "wieght": 1}]}, "unknown key 'models.0.wieght'."),
-        ({"models": []}, "models: linear takes at least 1, got 0"),
+        ({"models": []}, "give exactly one of models, slices and modules, got none"),
         ({"models": [{"model": "a"}] * 2}, "models: a model is listed twice"),
         ({"models": "a"}, "models: input should be a valid list, got 'a'"),
         ({"models": [{}]}, "models.0.model: is missing"),
-        ({"slices": []}, "slices: layer ranges of mergekit are not done by this version"),
-        ({"modules": {}}, "modules: several modules of mergekit are not done"),
-        ({"tokenizer_source": "union"}, "tokenizer_source: tokenizer merging of mergekit are not"),
-        ({"tokenizer": {}}, "tokenizer: tokenizer merging of mergekit are not"),
-        ({"chat_template": "auto"}, "chat_template: chat templates of mergekit are not done"),
+        (
+            {"slices": [{"sources": []}]},
+            "one of models, slices and modules, got models and",
+        ),
+        ({"modules": {"a": {}}}, "modules.a: give either models or slices"),
+        (
+            {"tokenizer": {"pad_to_multiple_of": 0}},
+            "pad_to_multiple_of: expected at least",
+        ),
+        (
+            {"tokenizer": {}, "tokenizer_source": "base"},
+            "either tokenizer or tokenizer_source",
+        ),
+        ({"tokenizer": {"sorce": "base"}}, "unknown key 'tokenizer.sorce'. Did you mean 'source'?"),
         ({"dtype": "bf16"}, "dtype: unknown dtype 'bf16'. Did you mean 'bfloat16'?"),
         ({"merge_method": "ties"}, "base_model: ties needs one"),
         ({"merge_method": "slerp"}, "parameters: slerp needs t"),
         ({"merge_method": "passthrough"}, "models: passthrough takes at least 1 and at most 1"),
-        ({"base_model": {"model": "a"}}, "base_model: give a path"),
+        ({"base_model": {"path": 3}}, "base_model: input should be a valid string, got 3"),
         ({"parameters": {"wieght": 1}}, "linear has no such parameter. Did you mean 'weight'?"),
         ({"parameters": {"weight": "high"}}, "parameters.weight: expected a number"),
         ({"parameters": {"weight": True}}, "parameters.weight: expected a number, got True"),
@@ -185,7 +203,7 @@ def test_all_mistakes_come_at_once():
 )
 def test_hostile_yaml(text, sentence):
     with pytest.raises(WeightSpaceError, match=sentence):
-        config.read_yaml(text)
+        markup.read_yaml(text)
 
 
 def test_a_recipe_that_is_not_text_or_not_a_mapping(tmp_path):

@@ -9,9 +9,11 @@ from cyclopts import Parameter
 
 from wslax.cli import UsageError
 from wslax.errors import WeightSpaceError
-from wslax.merge.config import Recipe, parse_recipe, read_recipe
-from wslax.merge.disk import Report, check_out, run_plan
-from wslax.merge.plan import Plan, make_plan
+from wslax.merge.files.config import parse_recipe, read_recipe
+from wslax.merge.files.disk import Report, check_out, run_plan
+from wslax.merge.files.plan import Plan, make_plan
+from wslax.merge.files.recipe import Recipe
+from wslax.merge.files.vocabulary import Aligned
 
 
 def _bytes(count: int) -> str:
@@ -63,11 +65,24 @@ def _recipe(
 def _show_plan(plan: Plan, console: Any, tensors: bool) -> None:
     from rich.table import Table
 
-    models = ", ".join(str(model.path) for model in plan.models)
+    base = plan.recipe.base_model if plan.method.base in ("required", "optional") else None
+    models = ", ".join(model.reference for model in plan.models if model.reference != base)
     console.print(f"[bold]{plan.method.name}[/]  {plan.method.about}", highlight=False)
     console.print(f"models  {models}", highlight=False, soft_wrap=True)
-    if plan.base is not None:
-        console.print(f"base    {plan.base.path}", highlight=False, soft_wrap=True)
+    if base is not None:
+        console.print(f"base    {base}", highlight=False, soft_wrap=True)
+    for stacked in plan.stacked:
+        console.print(
+            f"layers  {stacked.stack}: {len(stacked.layers)} (before: {stacked.before})",
+            highlight=False,
+        )
+    if plan.vocabulary is not None:
+        names = ", ".join(job.name for job in plan.jobs if isinstance(job.parts[0], Aligned))
+        console.print(
+            f"tokens  {len(plan.vocabulary.tokens.ids):,} in {plan.vocabulary.rows:,} rows "
+            f"(before: {plan.vocabulary.sizes[plan.donor.reference]:,}) of {names}",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
     console.print(
         f"{len(plan.jobs)} tensors, {_bytes(plan.read)} to read, {_bytes(plan.written)} to "
         f"write, at most {_bytes(plan.peak)} of buffers",
@@ -132,8 +147,8 @@ def _progress(total: int, console: Any) -> Any:
 def _plan_json(plan: Plan) -> dict[str, Any]:
     return {
         "method": plan.method.name,
-        "models": [str(model.path) for model in plan.models],
-        "base": str(plan.base.path) if plan.base is not None else None,
+        "models": [model.reference for model in plan.models],
+        "base": plan.recipe.base_model,
         "read": plan.read,
         "written": plan.written,
         "peak_buffers": plan.peak,

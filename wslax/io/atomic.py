@@ -97,7 +97,7 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[pathlib.Path]:
+def replaced(path: Path, resume: bool = False) -> Iterator[pathlib.Path]:
     """Write a file or a folder under a temporary name, then rename it.
 
     Yields `PATH.partial`; the caller makes a file or a folder there. On success it is synced and
@@ -107,6 +107,7 @@ def replaced(path: Path) -> Iterator[pathlib.Path]:
 
     Args:
       path: the final name; its folder is made if needed.
+      resume: keep what lies at the temporary name, at the beginning and on an error.
 
     Yields:
       The temporary path.
@@ -128,7 +129,8 @@ def replaced(path: Path) -> Iterator[pathlib.Path]:
         check_free(path)
     partial = partial_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove(partial)
+    if not resume:
+        remove(partial)
     try:
         yield partial
         sync(partial)
@@ -137,9 +139,11 @@ def replaced(path: Path) -> Iterator[pathlib.Path]:
         os.replace(partial, path)
         sync_name(path)
     except BaseException as error:
-        remove(partial)
+        if not resume:
+            remove(partial)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise WeightSpaceError(f"{path}: the disk is full; nothing was kept") from error
+            kept = f"{partial} was kept" if resume else "nothing was kept"
+            raise WeightSpaceError(f"{path}: the disk is full; {kept}") from error
         raise
 
 

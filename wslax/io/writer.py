@@ -86,6 +86,11 @@ def write_file(
 ) -> Iterator[TensorWriter]:
     """Write one safetensors file in pieces, at a path that is not yet final.
 
+    A file that is there already is written on if it has the very same header.
+
+    Raises:
+      WeightSpaceError: if it has another.
+
     Example:
         >>> import numpy as np, pathlib, tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -97,8 +102,15 @@ def write_file(
     """
     raw, offsets = make_header(specs, metadata)
     total = len(raw) + sum(spec.nbytes for spec in specs.values())
-    with path.open("wb") as handle:
+    begun = path.exists()
+    with path.open("r+b" if begun else "w+b") as handle:
         descriptor = handle.fileno()
+        held = os.fstat(descriptor).st_size, os.pread(descriptor, len(raw), 0)
+        if begun and held != (total, raw):
+            raise WeightSpaceError(
+                f"{path}: was begun with other inputs, settings or versions; remove it to start "
+                "anew"
+            )
         os.truncate(descriptor, total)
         os.pwrite(descriptor, raw, 0)
         yield TensorWriter(
@@ -115,6 +127,7 @@ def write_tensors(
     specs: Mapping[str, Spec],
     metadata: Mapping[str, str] = FORMAT,
     shard_bytes: int | None = None,
+    resume: bool = False,
 ) -> Iterator[tuple[TensorWriter, pathlib.Path]]:
     """Write tensors in pieces, from any thread and in any order, whole or not at all.
 
@@ -124,6 +137,7 @@ def write_tensors(
       specs: name to dtype and shape, in the order to store.
       metadata: string metadata; the default lets transformers load the file.
       shard_bytes: greatest shard, in bytes; None for one file.
+      resume: write on in what an earlier call left, and leave what this one has when it fails.
 
     Yields:
       `(writer, partial)`: other files of the folder go into `partial`.
@@ -145,11 +159,11 @@ def write_tensors(
     if path.suffix != ".safetensors":
         check_free(path)
     check_space(path, sum(spec.nbytes for spec in specs.values()))
-    with replaced(path) as partial, ExitStack() as stack:
+    with replaced(path, resume) as partial, ExitStack() as stack:
         if path.suffix == ".safetensors":
             yield stack.enter_context(write_file(partial, specs, metadata)), partial
             return
-        partial.mkdir()
+        partial.mkdir(exist_ok=resume)
         parts = shards(specs, shard_bytes)
         names = [SINGLE]
         if len(parts) > 1:

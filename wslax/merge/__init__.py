@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from wslax.merge.averaging import lawa as lawa
     from wslax.merge.averaging import swa as swa
     from wslax.merge.competition import pcb as pcb
-    from wslax.merge.disk import checkpoints as checkpoints
+    from wslax.merge.files.disk import checkpoints as checkpoints
     from wslax.merge.functions.averages import linear as linear
     from wslax.merge.functions.averages import passthrough as passthrough
     from wslax.merge.functions.dropped import dare_linear as dare_linear
@@ -94,7 +94,7 @@ __getattr__, __all__ = attach(
     | {
         "METHODS": "wslax.merge.registry",
         "pcb": "wslax.merge.competition",
-        "checkpoints": "wslax.merge.disk",
+        "checkpoints": "wslax.merge.files.disk",
         "run": "wslax.merge.memory",
     },
 )

@@ -2,9 +2,9 @@ r"""What a merging method is: rounds of measures over one leaf, then an elementw
 
 A method is written once, for one leaf, in terms of *one member at a time*, and generic in the array
 namespace. In memory (`wslax.merge.memory`) the leaf is whole and the namespace `jax.numpy`; on disk
-(`wslax.merge.stream`) the same lines run under numpy on a few hundred kilobytes at a time, once a
-round and once for the combination. So a measure must be one of a closed vocabulary that both can
-carry: `Total` (sums of elementwise terms), `Kth` (k-th largest), `Gram` (inner products between
+(`wslax.merge.files.stream`) the same lines run under numpy on a few hundred kilobytes at a time,
+once a round and once for the combination. So a measure must be one of a closed vocabulary that both
+can carry: `Total` (sums of elementwise terms), `Kth` (k-th largest), `Gram` (inner products between
 members), `Each` and `Across` (arrays, of one member or from all). A later round, and the
 combination, may read the earlier ones.
 

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import resource
@@ -12,20 +13,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
 from wslax import __version__
 from wslax.errors import WeightSpaceError, did_you_mean
 from wslax.globs import matches
-from wslax.io.atomic import check_free
-from wslax.io.files import carry_files
+from wslax.io.atomic import check_free, partial_name
 from wslax.io.writer import FORMAT, write_tensors
-from wslax.merge.config import Recipe, parse_recipe, read_recipe
-from wslax.merge.plan import Plan, carried_from, make_plan, sources_of
-from wslax.merge.stream import Check, execute
+from wslax.merge.files.config import parse_recipe, read_recipe
+from wslax.merge.files.journal import open_journal
+from wslax.merge.files.output import as_yaml, check_output, write_folder
+from wslax.merge.files.plan import Job, Plan, make_plan
+from wslax.merge.files.recipe import Recipe
+from wslax.merge.files.references import split
+from wslax.merge.files.stream import Check, execute
 from wslax.random import STREAM_VERSION
-
-NOTES = "wslax_merge"  # .json: where it came from; .yaml: the recipe, ready to run again
 
 
 class Parent(NamedTuple):
@@ -71,35 +72,20 @@ def _digest(file: pathlib.Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _recipe(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as it is written in YAML."""
-    models = [{k: v for k, v in vars(entry).items() if v} for entry in recipe.models]
-    return {k: v for k, v in {**vars(recipe), "models": models}.items() if v}
-
-
 def _provenance(plan: Plan, seed: int, digests: bool) -> dict[str, Any]:
-    files = sorted({info.file for source in sources_of(plan) for info in source.infos.values()})
+    files = sorted({file for job in plan.jobs for part in job.parts for file in part.files})
     return {
         "wslax": __version__,
         "numpy": importlib.metadata.version("numpy"),
         "random_stream": STREAM_VERSION,
         "seed": seed,
-        "recipe": _recipe(plan.recipe),
+        "recipe": as_yaml(plan.recipe),
         "inputs": [
-            {"file": str(file), "bytes": file.stat().st_size}
+            {"file": str(file), "bytes": file.stat().st_size, "changed": file.stat().st_mtime_ns}
             | ({"sha256": _digest(file)} if digests else {})
             for file in files
         ],
     }
-
-
-def _write_notes(plan: Plan, folder: pathlib.Path, provenance: Mapping[str, Any]) -> None:
-    source = carried_from(plan)
-    if source is not None:
-        carry_files(source, folder)
-    (folder / f"{NOTES}.json").write_text(json.dumps(provenance, indent=2), "utf-8")
-    text = yaml.safe_dump(provenance["recipe"], sort_keys=False, default_flow_style=None)
-    (folder / f"{NOTES}.yaml").write_text(text, "utf-8")
 
 
 def check_out(out: str | os.PathLike[str]) -> None:
@@ -112,6 +98,18 @@ def check_out(out: str | os.PathLike[str]) -> None:
     if path.suffix == ".safetensors" and path.exists():
         raise WeightSpaceError(f"{path}: exists already; name another output or remove it")
     check_free(path)
+
+
+def _check_apart(plan: Plan, out: pathlib.Path) -> None:
+    """Refuse an output that lies in a model's folder, or whose temporary name is an input."""
+    partial = partial_name(out).resolve()
+    for model in plan.models:
+        held = {model.path, *((model.folder is not None and [model.folder]) or [])}
+        if any(partial == p.resolve() or partial in p.resolve().parents for p in held):
+            raise WeightSpaceError(f"{partial}: is an input, and the place of unfinished output")
+        folder = pathlib.Path(split(model.reference)[0])
+        if folder.is_dir() and folder.resolve() in [out.resolve(), *out.resolve().parents]:
+            raise WeightSpaceError(f"{out}: lies in the input {folder}; name another output")
 
 
 def _check_globs(plan: Plan, globs: Sequence[str]) -> None:
@@ -141,14 +139,18 @@ def peak() -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def _report(plan: Plan, out: pathlib.Path, check: Check, seconds: float) -> Report:
+def _report(plan: Plan, out: pathlib.Path, checks: Mapping[str, Check], seconds: float) -> Report:
+    distances = np.zeros(len(plan.models))
+    for job in plan.jobs:
+        np.add.at(distances, list(job.parents), checks[job.name].distances)
     parents = [
-        Parent(str(source.path), float(distance))
-        for source, distance in zip(sources_of(plan), np.sqrt(check.distances), strict=True)
+        Parent(str(model.path), float(distance))
+        for model, distance in zip(plan.models, np.sqrt(distances), strict=True)
     ]
+    norm = math.sqrt(sum(check.square for check in checks.values()))
     return Report(
-        str(out), plan.method.name, len(plan.jobs), plan.read, plan.written, seconds, peak(),
-        float(np.sqrt(check.square)), parents,
+        str(out), plan.method.name, len(plan.jobs), plan.read, plan.written, seconds, peak(), norm,
+        parents,
     )  # fmt: skip
 
 
@@ -173,23 +175,39 @@ def run_plan(
     shard_bytes: int | None = None,
     allow_nonfinite: Sequence[str] = (),
     digests: bool = False,
+    resume: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Report:
     """Carry out a plan; see `checkpoints`."""
     begin, out = time.perf_counter(), pathlib.Path(out)
     check_out(out)
+    _check_apart(plan, out)
     _check_globs(plan, allow_nonfinite)
+    check_output(plan)
     specs = {job.name: job.spec for job in plan.jobs}
     provenance = _provenance(plan, seed, digests)
     notes = {**FORMAT, "wslax": json.dumps(provenance)}
-    with write_tensors(out, specs, notes, shard_bytes) as (writer, partial):
-        check = execute(
-            plan, writer, seed=seed, threads=threads,
-            allow_nonfinite=tuple(allow_nonfinite), progress=progress,
+    with (
+        write_tensors(out, specs, notes, shard_bytes, resume) as (writer, partial),
+        open_journal(partial, resume) as journal,
+    ):
+        done = journal.verified(writer)
+
+        def told(job: Job, check: Check) -> None:
+            journal.add(job.name, check)
+            if progress is not None:
+                progress(job.spec.nbytes)
+
+        if progress is not None:
+            progress(sum(specs[name].nbytes for name in done))
+        checks = execute(
+            plan, writer, seed=seed, threads=threads, allow_nonfinite=tuple(allow_nonfinite),
+            done=done, told=told,
         )  # fmt: skip
         if partial.is_dir():
-            _write_notes(plan, partial, provenance)
-    return _report(plan, out, check, time.perf_counter() - begin)
+            crc32 = {name: f"{check.crc32:08x}" for name, check in checks.items()}
+            write_folder(plan, partial, {**provenance, "crc32": crc32})
+    return _report(plan, out, checks, time.perf_counter() - begin)
 
 
 def checkpoints(
@@ -201,14 +219,15 @@ def checkpoints(
     shard_bytes: int | None = None,
     allow_nonfinite: Sequence[str] = (),
     digests: bool = False,
+    resume: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Report:
     """Merge checkpoints on disk, in memory that does not depend on their size.
 
     Arithmetic is in float32 (float64 for float64 tensors) whatever the stored dtype. The output
     folder gets `model.safetensors` (or shards), the config and tokenizer files of the base (or of
-    the first model), `wslax_merge.json` (recipe, inputs, versions) and `wslax_merge.yaml` (the
-    recipe, ready to run again).
+    the first model) with what the merge changes in them, a model card, `mergekit_config.yml` (the
+    recipe, ready to run again) and `wslax_merge.json` (recipe, inputs, versions, checksums).
 
     Args:
       config: a path of a YAML recipe, a mapping with the same keys, or a `Recipe`.
@@ -220,6 +239,8 @@ def checkpoints(
       allow_nonfinite: globs of tensors that may hold NaN or infinity: they are copied, and must be
         the same in all inputs.
       digests: keep the SHA-256 of every input file; reads each file once more.
+      resume: go on where an earlier call with the same inputs and settings was stopped, after the
+        last tensor that is whole by its checksum; and keep what is written if this one is stopped.
       progress: told the bytes written, tensor by tensor.
 
     Returns:
@@ -244,5 +265,5 @@ def checkpoints(
     plan = make_plan(as_recipe(config), threads)
     return run_plan(
         plan, out, seed=seed, threads=threads, shard_bytes=shard_bytes,
-        allow_nonfinite=allow_nonfinite, digests=digests, progress=progress,
+        allow_nonfinite=allow_nonfinite, digests=digests, resume=resume, progress=progress,
     )  # fmt: skip

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wslax.merge import host
+from wslax.merge.files import host
+from wslax.merge.files.plan import KEPT, sample_of
+from wslax.merge.files.tensor import Tensor
 from wslax.merge.method import Across, Each, Gram, Kth, Measure, Member, Scope, Total
-from wslax.merge.plan import KEPT, sample_of
-from wslax.merge.tensor import Tensor
 from wslax.numerics import streaming
 
 _BLOCK = 1024  # elements of one piece of a sample

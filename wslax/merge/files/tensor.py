@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from wslax.merge import host
+from wslax.merge.files import host
+from wslax.merge.files.plan import Job, Plan, whole_rows
+from wslax.merge.files.scratch import scratch
 from wslax.merge.method import Leaf, Made, Member
-from wslax.merge.plan import Job, Plan, sources_of, whole_rows
 from wslax.random import bits
 
 
@@ -26,22 +27,6 @@ class _Chunk(Member):
         return self.x - self.base
 
 
-class _Scratch(threading.local):
-    """Buffers of one thread, by use and dtype."""
-
-    def __init__(self) -> None:
-        self.buffers: dict[Any, np.ndarray] = {}
-
-    def get(self, use: Any, dtype: np.dtype, size: int) -> np.ndarray:
-        buffer = self.buffers.get((use, dtype))
-        if buffer is None or buffer.size < size:
-            buffer = self.buffers[use, dtype] = np.empty(size, dtype)
-        return buffer[:size]
-
-
-scratch = _Scratch()
-
-
 class Tensor:
     """One tensor being merged: its sources, what was measured, and a chunk at a time."""
 
@@ -51,8 +36,7 @@ class Tensor:
         self.chunk = whole_rows(chunk, job.row)
         self.compute = job.compute
         self.size = job.spec.size
-        self.count = len(plan.models)
-        self.sources = sources_of(plan)
+        self.count, self.parts = job.count, job.parts
         per = {param.name for param in plan.method.params if param.per == "member"}
         self.shared = {k: self.typed(v) for k, v in job.params.items() if k not in per}
         self.exact = [
@@ -74,26 +58,21 @@ class Tensor:
     @property
     def base(self) -> np.ndarray | None:
         """The base's part of the chunk, or None."""
-        return self.xs[self.count] if self.plan.base is not None else None
+        return self.xs[self.count] if len(self.parts) > self.count else None
 
     def read(self, start: int, size: int) -> None:
         """Make elements `start` to `start + size` the chunk at hand."""
         if self.stop.is_set():
             raise Stopped
         if start != self.start or self.xs[0].size != size:
-            self.xs = [self._load(i, start, size) for i in range(len(self.sources))]
+            self.xs = [self._load(i, start, size) for i in range(len(self.parts))]
             self.start = start
             self.members = [None] * self.count
             self.at_hand = Made(self.makers)
 
     def _load(self, i: int, start: int, size: int) -> np.ndarray:
-        source, name = self.sources[i], self.job.name
-        stored, x = source.infos[name].dtype, scratch.get(("x", i), self.compute, size)
-        if stored == self.compute:
-            x = source.read_into(name, start, x)
-        else:
-            raw = source.read_into(name, start, scratch.get(("raw", i), stored, size))
-            np.copyto(x, raw, casting="unsafe")
+        x = scratch.get(("x", i), self.compute, size)
+        self.parts[i].read(start, x)
         return x if self.job.row is None else x.reshape(-1, self.job.row)
 
     def chunks(self) -> Iterator[None]:

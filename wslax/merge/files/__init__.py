@@ -1,0 +1,1 @@
+"""Merging checkpoints on disk: recipe, plan, stream."""
