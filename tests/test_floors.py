@@ -82,7 +82,8 @@ JAX_FREE = [
     "errors", "globs", "random", "io", "io.reader", "io.writer", "io.files", "io.convert",
     "io.lora", "io.dequantise", "adapt.lora", "merge", "merge.registry", "merge.config",
     "merge.resolve", "merge.plan", "merge.stream", "merge.disk", "numerics.streaming", "data",
-    "cli", "cli.diff", "cli.extract_lora", "recipes.config", "recipes.folder",
+    "cli", "cli.diff", "cli.extract_lora", "cli.moe", "merge.mixture.build",
+    "recipes.config", "recipes.folder",
 ]  # fmt: skip
 
 

@@ -28,6 +28,7 @@ for _name, _help in {
     "inspect": "Show a checkpoint's tensors and their statistics.",
     "convert": "Convert between Hugging Face, Flax and npz layouts.",
     "diff": "Compare two checkpoints tensor by tensor.",
+    "moe": "Make a mixture of experts of dense checkpoints.",
     "extract-lora": "Make a LoRA adapter of a fine-tuned checkpoint and its base.",
 }.items():
     _module = _name.replace("-", "_")
