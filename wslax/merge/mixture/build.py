@@ -17,8 +17,8 @@ from wslax.io.atomic import check_free
 from wslax.io.files import carry_files
 from wslax.io.header import Spec
 from wslax.io.reader import Tensors, open_tensors
+from wslax.io.safe_yaml import read_yaml
 from wslax.io.writer import TensorWriter, write_tensors
-from wslax.merge.config import read_yaml
 from wslax.merge.mixture.kinds import PARTS, Kind, choose_kind, config_of
 from wslax.merge.mixture.recipe import Expert, MixtureRecipe, parse_mixture
 from wslax.merge.mixture.router import condition, normal, rows_of
