@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from wslax.errors import WeightSpaceError, did_you_mean
+from wslax.io.safe_yaml import read_yaml
 from wslax.merge.method import Method, Param
 from wslax.merge.registry import METHODS
 
@@ -55,37 +54,6 @@ class Recipe:
     parameters: dict[str, Any] = field(default_factory=dict)
     dtype: str | None = None
     out_dtype: str | None = None
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML without aliases (they can explode) and without duplicate keys."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            raise WeightSpaceError("YAML aliases (*name) are not read; write the value out")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for i, key in enumerate(keys):
-            if key in keys[:i]:
-                line = node.value[i][0].start_mark.line + 1
-                raise WeightSpaceError(f"line {line}: the key {key!r} stands twice")
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(text: str) -> Any:
-    """Parse YAML safely: no tags, aliases or duplicate keys.
-
-    Example:
-        >>> read_yaml("a: [1, 2.5]")
-        {'a': [1, 2.5]}
-    """
-    try:
-        return yaml.load(text, _Loader)
-    except (yaml.YAMLError, RecursionError, TypeError) as error:
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise WeightSpaceError(f"not valid YAML: {detail}") from error
 
 
 def _typed(content: Any) -> tuple[Recipe | None, list[str]]:
