@@ -26,7 +26,7 @@ from wslax.io.dequantise import find_pairs, read_pair
 from wslax.io.lora import apply_adapter, read_adapter
 from wslax.io.reader import open_tensors
 from wslax.merge.config import read_recipe
-from wslax.merge.mixture.build import _recipe as read_mixture
+from wslax.merge.mixture.recipe import as_mixture
 
 SECONDS = 5.0  # an input that takes longer hangs
 LETTERS = 4000  # a longer message is no sentence
@@ -287,7 +287,7 @@ def try_recipe(rng, originals):
     which = int(rng.integers(len(RECIPES)))
     path = originals.folder / "x.yaml"
     path.write_bytes(scrambled(rng, RECIPES[which]))
-    (read_recipe, read_mixture, read_map)[which](path)
+    (read_recipe, as_mixture, read_map)[which](path)
 
 
 TRIES = (try_file, try_recipe, try_index, try_recipe, try_adapter)

@@ -218,6 +218,41 @@ def test_routers_from_embeddings_of_prompts(models, tokenizer, token):
     assert pathlib.Path("out/tokenizer.json").read_text() == "{}"
 
 
+REFS = json.loads((pathlib.Path(__file__).parent / "mergekit_moe_refs.json").read_text())
+
+
+def fused(out):
+    """Experts as mergekit 0.1.5 stores some of them: stacked, gate above up."""
+    place = "model.layers.0.block_sparse_moe."
+    words = ("w1", "w3", "w2") if f"{place}gate.weight" in out else DENSE
+    place = place if words != DENSE else MLP.format(0)
+    gate, up, down = (
+        np.stack([out.pop(f"{place}experts.{j}.{word}.weight") for j in range(2)]) for word in words
+    )
+    out[f"{MLP.format(0)}gate.weight"] = out.pop(f"{place}gate.weight")
+    both = {"gate_up_proj": np.concatenate([gate, up], 1), "down_proj": down}
+    return out | {f"{MLP.format(0)}experts.{part}": x for part, x in both.items()}
+
+
+@pytest.mark.parametrize("kind", REFS)
+def test_mixtures_are_mergekits(tmp_path, monkeypatch, tokenizer, kind):
+    """`tests/peers/make_mergekit_tools_refs.py` made the references."""
+    monkeypatch.chdir(tmp_path)
+    ref = REFS[kind]
+    for name, tensors in ref["models"].items():
+        tree = {k: np.array(v, np.float32).reshape(shape) for k, (shape, v) in tensors.items()}
+        save(name, **{**ref["config"], "tree": tree})
+        pathlib.Path(name, "tokenizer.json").write_text("{}")
+        pathlib.Path(name, "tokenizer_config.json").write_text('{"bos_token": "1 "}')
+    mixture({**ref["recipe"], "architecture": kind}, "out")
+    out, wanted = dict(ws.io.load("out")), ref["out"]
+    if f"{MLP.format(0)}experts.gate_up_proj" in wanted:
+        out = fused(out)
+    assert {k: list(v.shape) for k, v in out.items()} == {k: v[0] for k, v in wanted.items()}
+    for name, (_, values) in wanted.items():
+        np.testing.assert_allclose(out[name].reshape(-1), values, atol=1e-6)
+
+
 def test_given_rows(models):
     models("qwen2")
     rows = np.random.default_rng(0).normal(size=(LAYERS, 3, HIDDEN))

@@ -17,10 +17,9 @@ from wslax.io.atomic import check_free
 from wslax.io.files import carry_files
 from wslax.io.header import Spec
 from wslax.io.reader import Tensors, open_tensors
-from wslax.io.safe_yaml import read_yaml
 from wslax.io.writer import TensorWriter, write_tensors
 from wslax.merge.mixture.kinds import PARTS, Kind, choose_kind, config_of
-from wslax.merge.mixture.recipe import Expert, MixtureRecipe, parse_mixture
+from wslax.merge.mixture.recipe import Expert, MixtureRecipe, as_mixture
 from wslax.merge.mixture.router import condition, normal, rows_of
 
 _MLP = re.compile(r"model\.layers\.(\d+)\.mlp\.(gate_proj|up_proj|down_proj)\.weight")
@@ -235,7 +234,7 @@ def mixture(
         ...     mixture(recipe, f"{folder}/out").architecture
         'MixtralForCausalLM'
     """
-    recipe = _recipe(config)
+    recipe = as_mixture(config)
     check_free(out)
     with ExitStack() as stack:
         paths = [recipe.base_model, *(e.source_model for e in recipe.experts)]
@@ -254,19 +253,6 @@ def mixture(
                 _write(writer, name, job, seed)
     written = sum(spec.nbytes for spec in specs.values())
     return Mixed(str(out), kind.architecture, len(jobs), written, condition(rows))
-
-
-def _recipe(config: Any) -> MixtureRecipe:
-    if isinstance(config, MixtureRecipe):
-        return config
-    if isinstance(config, Mapping):
-        return parse_mixture(dict(config))
-    try:
-        return parse_mixture(read_yaml(pathlib.Path(config).read_text("utf-8")))
-    except (OSError, UnicodeDecodeError) as error:
-        raise WeightSpaceError(f"{config}: cannot be read ({error})") from error
-    except WeightSpaceError as error:
-        raise WeightSpaceError(f"{config}: {error}") from error
 
 
 def _agreed(recipe: MixtureRecipe, opened: Mapping[str, Tensors]) -> tuple[Kind, dict[str, Any]]:

@@ -1,10 +1,12 @@
 """Recipes of mixtures in mergekit-moe's YAML, read as hostile input."""
 
 import math
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from wslax.errors import WeightSpaceError, did_you_mean
+from wslax.io.safe_yaml import read_yaml
 from wslax.merge.config import DTYPES
 
 GATES = ("random", "uniform_random", "cheap_embed", "vectors")
@@ -173,3 +175,24 @@ def parse_mixture(content: Any) -> MixtureRecipe:
     )
     _check_gates(recipe)
     return recipe
+
+
+def as_mixture(config: Any) -> MixtureRecipe:
+    """A recipe from a recipe, a mapping or a YAML file.
+
+    Example:
+        >>> as_mixture("missing.yaml")
+        Traceback (most recent call last):
+        ...
+        wslax.errors.WeightSpaceError: missing.yaml: cannot be read ([Errno 2] No such file ...
+    """
+    if isinstance(config, MixtureRecipe):
+        return config
+    if isinstance(config, Mapping):
+        return parse_mixture(dict(config))
+    try:
+        return parse_mixture(read_yaml(pathlib.Path(config).read_text("utf-8")))
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightSpaceError(f"{config}: cannot be read ({error})") from error
+    except WeightSpaceError as error:
+        raise WeightSpaceError(f"{config}: {error}") from error
