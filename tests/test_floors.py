@@ -82,7 +82,8 @@ JAX_FREE = [
     "errors", "globs", "random", "io", "io.reader", "io.writer", "io.files", "io.convert",
     "io.lora", "io.dequantise", "adapt.lora", "merge", "merge.registry", "merge.files.config",
     "merge.files.resolve", "merge.files.plan", "merge.files.stream", "merge.files.disk",
-    "numerics.streaming", "data", "cli", "recipes.config", "recipes.folder",
+    "merge.mixture.build", "numerics.streaming", "data", "cli", "cli.diff", "cli.extract_lora",
+    "cli.moe", "recipes.config", "recipes.folder",
 ]  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 3000  # letters of a message
+
 
 class WeightSpaceError(ValueError):
     """Bad input, named before any work: which leaf, what was expected, what came, what to do.
@@ -14,6 +16,15 @@ class WeightSpaceError(ValueError):
         ...
         wslax.errors.WeightSpaceError: dense/kernel: expected [4, 2], got [2, 4]
     """
+
+    def __init__(self, message: str) -> None:
+        """Keep the message printable: of bearable length and of letters that are characters.
+
+        What is named may come from a file, which may hold anything.
+        """
+        if len(message) > _LONGEST:
+            message = f"{message[:_LONGEST]} ... and {len(message) - _LONGEST:,} letters more"
+        super().__init__(message.encode("utf-8", "backslashreplace").decode())
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

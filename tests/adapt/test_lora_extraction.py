@@ -1,6 +1,7 @@
 """Extracted adapters against LAPACK's SVD, and put back into the base."""
 
 import json
+import pathlib
 
 import ml_dtypes
 import numpy as np
@@ -43,6 +44,25 @@ def test_the_rank_is_what_is_there():
         a, b = factorise(change, sv_epsilon=float(epsilon))
         assert (len(a), b.shape[1]) == (rank, rank)
         np.testing.assert_allclose(b @ a, truncated(change, rank), atol=1e-4)
+
+
+def test_products_are_mergekits(tmp_path):
+    """`tests/peers/make_mergekit_tools_refs.py` made the reference."""
+    refs = json.loads((pathlib.Path(__file__).parent / "mergekit_lora_refs.json").read_text())
+    trees = {
+        kind: {k: np.array(v, np.float32).reshape(shape) for k, (shape, v) in tensors.items()}
+        for kind, tensors in refs.items()
+    }
+    base, theirs = trees["base"], trees["adapter"]
+    made = extract(*saved(tmp_path, base, trees["tuned"]), max_rank=3)
+    assert len(made.modules) == sum(name.endswith("lora_A.weight") for name in theirs) == 7
+    for name, value in put_back(tmp_path / "out", base).items():
+        a = f"base_model.model.{name.removesuffix('.weight')}.lora_A.weight"
+        if a in theirs:
+            product = theirs[a.replace("lora_A", "lora_B")] @ theirs[a]
+            np.testing.assert_allclose(value - base[name], product, atol=2e-5)
+        else:
+            np.testing.assert_array_equal(value, theirs.get(f"base_model.model.{name}", base[name]))
 
 
 def models(dtype=np.float32, change=2):
@@ -137,6 +157,8 @@ REFUSED = {
     "extra": (_change(new__weight=np.ones(3)), NOTHING, "new.weight: .*tuned.* has it"),
     "shape": (_change(h__0__up__weight=np.ones((6, 6), np.float32)), NOTHING, r"\[6, 6\] in"),
     "nan": (_change(h__0__up__weight=np.full((8, 6), np.nan, np.float32)), NOTHING, "holds NaN"),
+    "a byte": (
+        _change(h__0__up__weight=np.ones((8, 6), ml_dtypes.float8_e4m3fn)), NOTHING, "is no float"),
     "no float": (_change(h__0__up__weight=np.ones((8, 6), np.int8)), NOTHING, "is no float"),
     "no place": (
         tuple({**m, "scales": np.full(2, i)} for i, m in enumerate(models())), NOTHING,

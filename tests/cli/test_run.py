@@ -100,7 +100,7 @@ def test_a_foreign_folder_is_refused(tmp_path, capsys):
         ("experts: {stesp: 3}", "experts.stesp: no such key. Did you mean 'steps'?"),
         ("seed: -1", "seed: input should be greater than or equal to 0, got -1"),
         ("[1, 2]", "expected keys and values"),
-        ("a: [", "no YAML"),
+        ("a: [", "not valid YAML"),
     ],
 )
 def test_bad_settings_are_usage_errors(tmp_path, capsys, content, said):

@@ -205,7 +205,7 @@ def test_plans_that_do_not_work_out(shapes, rules, message):
     ("text", "message"),
     [
         ("- a", "expected lines of 'old: new'"),
-        ("a: {", "not YAML or JSON"),
+        ("a: {", "not valid YAML"),
         ("a: 3", "'a': expected a new name"),
         ("3: a", "3: expected a new name"),
         ("a: {axes: [1, 0]}", "'a': expected a new name"),

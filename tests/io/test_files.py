@@ -200,7 +200,7 @@ def test_flipped_bytes_never_do_worse_than_our_error(tmp_path_factory, data):
     path.write_bytes(raw)
     try:
         for value in ws.io.load(path).values():
-            value.sum()
+            value.tobytes()
     except WeightSpaceError:
         pass
 

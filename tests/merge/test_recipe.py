@@ -3,7 +3,8 @@
 import pytest
 
 from wslax import WeightSpaceError
-from wslax.merge.files import config, layers, markup, resolve
+from wslax.io.safe_yaml import read_yaml
+from wslax.merge.files import config, layers, resolve
 from wslax.merge.files import recipe as recipes
 from wslax.merge.registry import METHODS
 
@@ -203,7 +204,7 @@ def test_all_mistakes_come_at_once():
 )
 def test_hostile_yaml(text, sentence):
     with pytest.raises(WeightSpaceError, match=sentence):
-        markup.read_yaml(text)
+        read_yaml(text)
 
 
 def test_a_recipe_that_is_not_text_or_not_a_mapping(tmp_path):

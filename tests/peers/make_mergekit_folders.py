@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 HERE = pathlib.Path(__file__).parents[1] / "merge"
 sys.path.insert(0, str(HERE))
-from folders import RECIPES, make_folders  # noqa: E402
+from folders import RECIPES, make_folders
 
 
 def merged(recipe, out):

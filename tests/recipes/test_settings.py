@@ -63,10 +63,10 @@ def test_files(tmp_path):
     file.write_text("")
     assert config.read(file) == {}
     file.write_text("a: [1")
-    with pytest.raises(WeightSpaceError, match="no YAML"):
+    with pytest.raises(WeightSpaceError, match="not valid YAML"):
         config.read(file)
     file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(WeightSpaceError, match=r"cannot be read|no YAML"):
+    with pytest.raises(WeightSpaceError, match=r"cannot be read|not valid YAML"):
         config.read(file)
 
 

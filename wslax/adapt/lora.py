@@ -112,8 +112,9 @@ def _same(model: Tensors, base: Tensors, name: str) -> bool:
 
 def _change(model: Tensors, base: Tensors, name: str) -> np.ndarray:
     dtypes = [tensors.info(name).dtype for tensors in (model, base)]
-    if any(dtype.kind not in "fV" for dtype in dtypes):
-        raise WeightSpaceError(f"{name}: changed, and {dtypes[0]} is no float; exclude it")
+    for dtype in dtypes:
+        if dtype.kind not in "fV" or dtype.itemsize < 2:
+            raise WeightSpaceError(f"{name}: changed, and {dtype} is no float of 16 bits or more")
     wide = np.float64 if np.dtype(np.float64) in dtypes else np.float32
     with np.errstate(all="ignore"):
         change = model.read(name).astype(wide) - base.read(name).astype(wide)

@@ -27,6 +27,8 @@ for _name, _help in {
     "methods": "List the merging methods.",
     "inspect": "Show a checkpoint's tensors and their statistics.",
     "convert": "Convert between Hugging Face, Flax and npz layouts.",
+    "diff": "Compare two checkpoints tensor by tensor.",
+    "moe": "Make a mixture of experts of dense checkpoints.",
     "extract-lora": "Make a LoRA adapter of a fine-tuned checkpoint and its base.",
 }.items():
     _module = _name.replace("-", "_")
@@ -35,6 +37,8 @@ for _name, _help in {
 
 def main(tokens: list[str] | None = None) -> int:
     """Run `wslax`; the exit code is 0, 2 for wrong usage, 1 for a failure, 130 for Ctrl-C.
+
+    A command may return a code of its own, as `diff` does.
 
     `--debug` anywhere shows the traceback of an error.
 
@@ -53,7 +57,7 @@ def main(tokens: list[str] | None = None) -> int:
     debug = "--debug" in tokens
     tokens = [token for token in tokens if token != "--debug"]
     try:
-        app(tokens, exit_on_error=False, print_error=True, result_action="return_value")
+        code = app(tokens, exit_on_error=False, print_error=True, result_action="return_value")
         sys.stdout.flush()
     except cyclopts.CycloptsError:
         return USAGE
@@ -68,7 +72,7 @@ def main(tokens: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has seen enough, as in `wslax inspect X | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
-    return 0
+    return code or 0
 
 
 def script() -> None:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from wslax.io import atomic as atomic
     from wslax.io import convert as convert
     from wslax.io import dequantise as dequantise
+    from wslax.io import difference as difference
     from wslax.io import layout as layout
     from wslax.io import lora as lora
     from wslax.io.convert import read_map as read_map
@@ -31,6 +32,7 @@ __getattr__, __all__ = attach(
         "atomic": "wslax.io.atomic",
         "convert": "wslax.io.convert",
         "dequantise": "wslax.io.dequantise",
+        "difference": "wslax.io.difference",
         "layout": "wslax.io.layout",
         "lora": "wslax.io.lora",
         "read_map": "wslax.io.convert",

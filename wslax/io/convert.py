@@ -59,14 +59,14 @@ def read_map(path: str | os.PathLike[str]) -> tuple[Rule, ...]:
         ...     read_map(file)
         (Rule(old='h.*.c_fc.weight', new='h/*/up/kernel', axes=(0, 1)),)
     """
-    import yaml
+    from wslax.io.safe_yaml import read_yaml
 
     try:
-        content = yaml.safe_load(pathlib.Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise WeightSpaceError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise WeightSpaceError(f"{path}: not YAML or JSON: {error}") from error
+        content = read_yaml(pathlib.Path(path).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightSpaceError(f"{path}: cannot be read ({error})") from error
+    except WeightSpaceError as error:
+        raise WeightSpaceError(f"{path}: {error}") from error
     if not isinstance(content, dict):
         raise WeightSpaceError(f"{path}: expected lines of 'old: new'")
     try:

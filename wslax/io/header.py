@@ -44,6 +44,7 @@ DTYPES: dict[str, np.dtype] = {
 }
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 _LIMIT = 100_000_000  # the reference library's own cap on a header's length
+_AXES = 64  # NumPy's
 
 
 class TensorInfo(NamedTuple):
@@ -70,7 +71,9 @@ class TensorInfo(NamedTuple):
 
 
 def no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object that refuses a name given twice; an `object_pairs_hook`.
+    """A JSON object that refuses a name given twice, and halves of characters.
+
+    An `object_pairs_hook`. JSON can spell half a surrogate pair, which no file or terminal takes.
 
     Example:
         >>> json.loads('{"w": 1}', object_pairs_hook=no_twins)
@@ -81,6 +84,12 @@ def no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise WeightSpaceError(f"the name {twice!r} stands twice")
+    for text in (*found, *found.values()):
+        if isinstance(text, str) and not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise WeightSpaceError(f"{text!r} holds half a character") from error
     return found
 
 
@@ -98,6 +107,8 @@ def _info(name: str, entry: Any, start: int, room: int, file: pathlib.Path) -> T
         raise WeightSpaceError(f"{name!r}: the shape {shape!r} is not a list of sizes")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_size, offsets)):
         raise WeightSpaceError(f"{name!r}: data_offsets {offsets!r} is not [begin, end]")
+    if len(shape) > _AXES or math.prod(filter(None, shape)) >= 2**59:
+        raise WeightSpaceError(f"{name!r}: no array has the shape {shape!r}")
     begin, end = offsets
     if begin > end or end > room:
         raise WeightSpaceError(f"{name!r}: bytes {begin} to {end} lie outside the {room} there are")

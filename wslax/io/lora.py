@@ -9,6 +9,7 @@ import math
 import os
 import pathlib
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -112,8 +113,9 @@ def _matches(pattern: str, module: str) -> bool:
     if re.search(r"\)\s*[*+{]", pattern) or len(re.findall(r"[*+{]", pattern)) > 4:
         raise WeightSpaceError(f"the pattern {pattern!r} may take for ever; write the names out")
     try:
-        return re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module) is not None
-    except (re.error, OverflowError, RecursionError) as error:
+        with warnings.catch_warnings(action="error"):  # of what later versions of Python read anew
+            return re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module) is not None
+    except (re.error, Warning, OverflowError, RecursionError) as error:
         raise WeightSpaceError(f"the pattern {pattern!r} cannot be read ({error})") from error
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from wslax.io.reader import Tensors
 
-_CHUNK = 1 << 20
+CHUNK = 1 << 20
 
 
 class Statistics(NamedTuple):
@@ -82,6 +82,6 @@ def chunks_of(tensors: Tensors, name: str) -> Iterator[np.ndarray]:
         2.0
     """
     info = tensors.info(name)
-    buffer = np.empty(min(_CHUNK, info.size), info.dtype)
-    for start in range(0, info.size, _CHUNK):
+    buffer = np.empty(min(CHUNK, info.size), info.dtype)
+    for start in range(0, info.size, CHUNK):
         yield tensors.read_into(name, start, buffer[: info.size - start])

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from wslax.errors import WeightSpaceError, did_you_mean
+from wslax.io.safe_yaml import read_yaml
 
 T = TypeVar("T")
 
@@ -81,16 +82,14 @@ def read(path: str | os.PathLike[str]) -> Any:
         ...
         wslax.errors.WeightSpaceError: no-such.yaml: no such file
     """
-    import yaml
-
     try:
-        return yaml.safe_load(pathlib.Path(path).read_text("utf-8")) or {}
+        return read_yaml(pathlib.Path(path).read_text("utf-8")) or {}
     except FileNotFoundError as error:
         raise WeightSpaceError(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise WeightSpaceError(f"{path}: cannot be read ({error})") from error
-    except yaml.YAMLError as error:
-        raise WeightSpaceError(f"{path}: no YAML: {' '.join(str(error).split())}") from error
+    except WeightSpaceError as error:
+        raise WeightSpaceError(f"{path}: {error}") from error
 
 
 def merged(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:

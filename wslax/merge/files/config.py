@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from wslax.errors import WeightSpaceError, did_you_mean
-from wslax.merge.files.markup import LIMIT, read_documents
+from wslax.io.safe_yaml import read_documents
 from wslax.merge.files.recipe import (
     ModelEntry,
     Module,
@@ -26,6 +26,7 @@ from wslax.merge.method import Method
 from wslax.merge.registry import METHODS
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
+_LIMIT = 1_000_000  # bytes of a recipe's file
 _IGNORED = {"int8_mask"}  # changes the dtype of mergekit's masks, never a result
 _UNUSED = {"residual_weight"}  # of a slice: mergekit reads it and does nothing with it
 
@@ -173,8 +174,8 @@ def read_recipes(path: str | os.PathLike[str]) -> list[Recipe]:
     if not path.is_file():
         raise WeightSpaceError(f"{path}: no such file")
     try:
-        if path.stat().st_size > 4 * LIMIT:
-            raise WeightSpaceError(f"{path.stat().st_size:,} bytes; a recipe is smaller")
+        if path.stat().st_size > _LIMIT:
+            raise WeightSpaceError(f"{path.stat().st_size:,} bytes are no recipe")
         documents = [d for d in read_documents(path.read_text("utf-8")) if d is not None]
         if not documents:
             raise WeightSpaceError("holds no recipe")

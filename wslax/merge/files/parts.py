@@ -125,9 +125,9 @@ class Adapted:
         return self.base.shape
 
     def _factors(self) -> list[str]:
-        made = self.adapter.factors.get(self.name)
-        whole = self.adapter.whole.get(self.name)
-        return [x for x in (made and made.a, made and made.b, whole) if x]
+        made, whole = self.adapter.factors.get(self.name), self.adapter.whole.get(self.name)
+        found = [whole] if made is None else [made.a, made.b, whole]
+        return [name for name in found if name is not None]
 
     @property
     def nbytes(self) -> int:
