@@ -5,12 +5,16 @@ from typing import TYPE_CHECKING
 from wslax._lazy import attach
 
 if TYPE_CHECKING:
+    from wslax.merge.adaptive import adamerging as adamerging
+    from wslax.merge.adaptive import atlas as atlas
+    from wslax.merge.adaptive import entropy as entropy
     from wslax.merge.averaging import AverageState as AverageState
     from wslax.merge.averaging import LawaState as LawaState
     from wslax.merge.averaging import averaged as averaged
     from wslax.merge.averaging import ema as ema
     from wslax.merge.averaging import lawa as lawa
     from wslax.merge.averaging import swa as swa
+    from wslax.merge.coefficients import Learned as Learned
     from wslax.merge.competition import pcb as pcb
     from wslax.merge.disk import checkpoints as checkpoints
     from wslax.merge.functions.averages import linear as linear
@@ -91,7 +95,9 @@ __getattr__, __all__ = attach(
     | {name: "wslax.merge.averaging" for name in _AVERAGING}
     | {name: "wslax.merge.statistics" for name in _STATISTICS}
     | {name: "wslax.merge.subspace" for name in ("iso_c", "iso_cts", "knots", "tsv_m")}
+    | {name: "wslax.merge.adaptive" for name in ("adamerging", "atlas", "entropy")}
     | {
+        "Learned": "wslax.merge.coefficients",
         "METHODS": "wslax.merge.registry",
         "pcb": "wslax.merge.competition",
         "checkpoints": "wslax.merge.disk",
