@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from wslax.merge.method import Param as Param
     from wslax.merge.method import Total as Total
     from wslax.merge.registry import METHODS as METHODS
+    from wslax.merge.searching import Found as Found
+    from wslax.merge.searching import search as search
     from wslax.merge.soups import Soup as Soup
     from wslax.merge.soups import greedy_soup as greedy_soup
     from wslax.merge.soups import learned_soup as learned_soup
@@ -96,6 +98,7 @@ __getattr__, __all__ = attach(
     | {name: "wslax.merge.statistics" for name in _STATISTICS}
     | {name: "wslax.merge.subspace" for name in ("iso_c", "iso_cts", "knots", "tsv_m")}
     | {name: "wslax.merge.adaptive" for name in ("adamerging", "atlas", "entropy")}
+    | {name: "wslax.merge.searching" for name in ("Found", "search")}
     | {
         "Learned": "wslax.merge.coefficients",
         "METHODS": "wslax.merge.registry",
