@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from wslax.merge.method import Method as Method
     from wslax.merge.method import Param as Param
     from wslax.merge.method import Total as Total
+    from wslax.merge.propagated import regmean_plus_plus as regmean_plus_plus
     from wslax.merge.registry import METHODS as METHODS
     from wslax.merge.searching import Found as Found
     from wslax.merge.searching import search as search
@@ -102,6 +103,7 @@ __getattr__, __all__ = attach(
     | {
         "Learned": "wslax.merge.coefficients",
         "METHODS": "wslax.merge.registry",
+        "regmean_plus_plus": "wslax.merge.propagated",
         "pcb": "wslax.merge.competition",
         "checkpoints": "wslax.merge.disk",
         "run": "wslax.merge.memory",
