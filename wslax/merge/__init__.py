@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from wslax.merge.averaging import lawa as lawa
     from wslax.merge.averaging import swa as swa
     from wslax.merge.coefficients import Learned as Learned
+    from wslax.merge.comparison import Report as Report
+    from wslax.merge.comparison import report as report
     from wslax.merge.competition import pcb as pcb
     from wslax.merge.disk import checkpoints as checkpoints
     from wslax.merge.functions.averages import linear as linear
@@ -100,6 +102,7 @@ __getattr__, __all__ = attach(
     | {name: "wslax.merge.subspace" for name in ("iso_c", "iso_cts", "knots", "tsv_m")}
     | {name: "wslax.merge.adaptive" for name in ("adamerging", "atlas", "entropy")}
     | {name: "wslax.merge.searching" for name in ("Found", "search")}
+    | {name: "wslax.merge.comparison" for name in ("Report", "report")}
     | {
         "Learned": "wslax.merge.coefficients",
         "METHODS": "wslax.merge.registry",
