@@ -1,5 +1,6 @@
 """A thousand candidate merges as one program, and the cost of a gradient of a merge."""
 
+import itertools
 import time
 from typing import Any
 
@@ -37,7 +38,7 @@ def experts(sizes: tuple[int, ...]) -> tuple[Any, Any]:
     """Four experts near a base."""
 
     def one(key: Any) -> Any:
-        pairs = zip(sizes[:-1], sizes[1:], strict=True)
+        pairs = itertools.pairwise(sizes)
         keys = jr.split(key, len(sizes))
         return {
             f"layer_{i}": {"w": jr.normal(keys[i], pair) / pair[0] ** 0.5, "b": jnp.zeros(pair[1])}
