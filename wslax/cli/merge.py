@@ -1,23 +1,25 @@
 """`wslax merge`: plan, check, stream, report."""
 
 import json
-import sys
-from contextlib import contextmanager
-from typing import Annotated, Any
+import pathlib
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from wslax.cli import UsageError
+from wslax.cli.show import bar, size
 from wslax.errors import WeightSpaceError
-from wslax.merge.files.config import parse_recipe, read_recipe
+from wslax.io.atomic import remove
+from wslax.io.safe_yaml import read_yaml
+from wslax.merge.files.config import parse_recipe, read_recipes
 from wslax.merge.files.disk import Report, check_out, run_plan
+from wslax.merge.files.documents import Step, in_order, independent
+from wslax.merge.files.hooks import evaluated, fitness_of, load_function
 from wslax.merge.files.plan import Plan, make_plan
 from wslax.merge.files.recipe import Recipe
+from wslax.merge.files.search import Candidate
+from wslax.merge.files.search import search as search_recipe
 from wslax.merge.files.vocabulary import Aligned
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB" if count >= 1e6 else f"{count / 1e3:,.0f} kB"
 
 
 def _from_options(
@@ -39,15 +41,15 @@ def _from_options(
     return parse_recipe({k: v for k, v in content.items() if v is not None})
 
 
-def _recipe(
+def _recipes(
     paths: list[str], out: str | None, method: str | None, base: str | None, given: dict[str, Any]
-) -> tuple[Recipe, str]:
-    """The recipe and the output that the arguments mean; raises `UsageError`."""
+) -> tuple[list[Recipe], str]:
+    """The recipes and the output that the arguments mean; raises `UsageError`."""
     try:
         if method is not None:
             if out is None:
                 raise UsageError("--method takes the models as arguments and the output as --out")
-            return _from_options(paths, method, base, given), out
+            return [_from_options(paths, method, base, given)], out
         if out is None and len(paths) == 2:
             paths, out = paths[:1], paths[1]
         if len(paths) != 1 or out is None:
@@ -57,7 +59,7 @@ def _recipe(
             )
         if base is not None or any(value is not None for value in given.values()):
             raise UsageError("base and parameters stand in the recipe, or with --method as options")
-        return read_recipe(paths[0]), out
+        return read_recipes(paths[0]), out
     except WeightSpaceError as error:
         raise UsageError(str(error)) from error
 
@@ -84,8 +86,8 @@ def _show_plan(plan: Plan, console: Any, tensors: bool) -> None:
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     console.print(
-        f"{len(plan.jobs)} tensors, {_bytes(plan.read)} to read, {_bytes(plan.written)} to "
-        f"write, at most {_bytes(plan.peak)} of buffers",
+        f"{len(plan.jobs)} tensors, {size(plan.read)} to read, {size(plan.written)} to "
+        f"write, at most {size(plan.peak)} of buffers",
         highlight=False,
     )
     if tensors:
@@ -119,29 +121,10 @@ def _show_report(report: Report, console: Any) -> None:
         table.add_row(parent.path, f"{parent.distance:,.4g}")
     console.print(table)
     console.print(
-        f"[bold]{report.out}[/]  {report.tensors} tensors, {_bytes(report.written)}, norm "
-        f"{report.norm:,.4g}, all finite; {report.seconds:.1f} s, peak {_bytes(report.peak)}",
+        f"[bold]{report.out}[/]  {report.tensors} tensors, {size(report.written)}, norm "
+        f"{report.norm:,.4g}, all finite; {report.seconds:.1f} s, peak {size(report.peak)}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
-
-
-@contextmanager
-def _progress(total: int, console: Any) -> Any:
-    if not console.is_terminal:
-        yield None
-        return
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("merge", total=total)
-        yield lambda done: bar.advance(task, done)
 
 
 def _plan_json(plan: Plan) -> dict[str, Any]:
@@ -191,13 +174,22 @@ def merge(
     shard_bytes: int | None = None,
     allow_nonfinite: Annotated[list[str] | None, Parameter(negative=())] = None,
     digests: Annotated[bool, Parameter(negative=())] = False,
+    resume: Annotated[bool, Parameter(negative=())] = False,
+    intermediates: str | None = None,
+    eval_: Annotated[str | None, Parameter("--eval")] = None,
+    search: str | None = None,
+    direction: Literal["maximize", "minimize"] | None = None,
+    budget: int = 64,
+    batch: int = 8,
+    strategy: Literal["cma_es", "random"] = "cma_es",
     dry_run: Annotated[bool, Parameter(negative=())] = False,
     json_: Annotated[bool, Parameter("--json", negative=())] = False,
 ) -> None:
     """Merge checkpoints by a recipe (`RECIPE.yaml OUT`) or by options (`A B --method M --out OUT`).
 
-    Recipes are mergekit's YAML. Everything is checked before a byte is written; memory stays at a
-    few chunks whatever the size of the models.
+    Recipes are mergekit's YAML, of one document or several. Models are folders, files or Hub ids,
+    with +LORA where an adapter is put in first. Everything is checked before a byte is written;
+    memory stays at a few chunks whatever the size of the models.
 
     Args:
       paths: a recipe and the output, or the models.
@@ -228,6 +220,16 @@ def merge(
       shard_bytes: greatest file of the output, in bytes.
       allow_nonfinite: tensors (globs) that may hold NaN or infinity; copied, not merged.
       digests: keep the SHA-256 of every input file.
+      resume: go on where the same command was stopped; keep what is written if it is stopped.
+      intermediates: folder for the results of named recipes; by default one beside the output that
+        is removed at the end.
+      eval_: module:function that is given the output's path and returns numbers, which are shown.
+      search: module:function, a fitness of a merged folder; finds the numbers that the recipe gives
+        as {low: 0, high: 1}.
+      direction: whether --search wants more or less of the fitness.
+      budget: candidates of --search.
+      batch: candidates a turn of --search.
+      strategy: of --search.
       dry_run: print the plan, check everything, write nothing.
       json_: print JSON.
     """
@@ -240,24 +242,95 @@ def merge(
         "normalize_weights": normalize_weights, "rescale": rescale, "filter_wise": filter_wise,
         "nuslerp_row_wise": nuslerp_row_wise, "nuslerp_flatten": nuslerp_flatten,
     }  # fmt: skip
-    recipe, target = _recipe(list(paths), out, method, base, given)
     if threads < 1:
         raise UsageError(f"--threads: expected at least 1, got {threads}")
-    check_out(target)
-    plan = make_plan(recipe, threads)
+    options = {
+        "seed": seed, "threads": threads, "shard_bytes": shard_bytes, "digests": digests,
+        "allow_nonfinite": allow_nonfinite or (), "resume": resume,
+    }  # fmt: skip
     console = Console(stderr=json_, quiet=json_)
-    _show_plan(plan, console, tensors=dry_run)
+    judge = load_function(eval_) if eval_ is not None else None
+    if search is not None:
+        if method is not None or direction is None:
+            raise UsageError("--search takes a recipe with ranges, and --direction")
+        recipe, target = _searched(
+            list(paths), out, load_function(search), console,
+            budget=budget, direction=direction, strategy=strategy, batch=batch, seed=seed,
+            threads=threads, resume=resume,
+        )  # fmt: skip
+        recipes = [recipe]
+    else:
+        recipes, target = _recipes(list(paths), out, method, base, given)
+    steps, folder = _steps(recipes, target, intermediates)
+    check_out(target)
+    plans = {step.out: make_plan(step.recipe, threads) for step in independent(steps)}
+    for step in steps if dry_run else ():
+        if step.out in plans:
+            _show_plan(plans[step.out], console, tensors=True)
+        else:
+            console.print(f"{step.out}: planned when the models it needs are there")
     if dry_run:
         if json_:
-            print(json.dumps(_plan_json(plan), indent=2))
+            print(json.dumps([_plan_json(plan) for plan in plans.values()][-1], indent=2))
         return
-    with _progress(plan.written, Console(file=sys.stderr)) as tell:
-        report = run_plan(
-            plan, target, seed=seed, threads=threads, shard_bytes=shard_bytes,
-            allow_nonfinite=allow_nonfinite or (), digests=digests, progress=tell,
-        )  # fmt: skip
+    for step in steps:
+        if step.out != pathlib.Path(target) and resume and step.out.is_dir():
+            continue
+        plan = plans.get(step.out) or make_plan(step.recipe, threads)
+        _show_plan(plan, console, tensors=False)
+        with bar(plan.written, "merge") as tell:
+            report = run_plan(plan, step.out, progress=tell, **options)
+        if step is not steps[-1]:
+            _show_report(report, console)
+    if intermediates is None and len(steps) > 1:
+        remove(folder)
+    scores = evaluated(judge, target) if judge is not None else None
     if json_:
         parents = [parent._asdict() for parent in report.parents]
-        print(json.dumps({**report._asdict(), "parents": parents}, indent=2))
+        shown = {**report._asdict(), "parents": parents}
+        print(json.dumps(shown if scores is None else {**shown, "eval": scores}, indent=2))
     else:
         _show_report(report, console)
+        for name, value in (scores or {}).items():
+            console.print(f"{eval_}  {name} {value:.6g}", highlight=False)
+
+
+def _steps(
+    recipes: list[Recipe], target: str, intermediates: str | None
+) -> tuple[list[Step], pathlib.Path]:
+    """The merges of a file in order, and the folder of those that are not the output."""
+    out = pathlib.Path(target)
+    folder = pathlib.Path(intermediates or f"{out}.intermediates")
+    try:
+        return in_order(recipes, out, folder), folder
+    except WeightSpaceError as error:
+        raise UsageError(str(error)) from error
+
+
+def _searched(
+    paths: list[str], out: str | None, function: Any, console: Any, **settings: Any
+) -> tuple[Recipe, str]:
+    """The best recipe of a search, and the output."""
+    if out is None and len(paths) == 2:
+        paths, out = paths[:1], paths[1]
+    if len(paths) != 1 or out is None:
+        raise UsageError("--search: give a recipe and an output")
+    file = pathlib.Path(paths[0])
+    if not file.is_file():
+        raise UsageError(f"{file}: no such file")
+    check_out(out)
+
+    def told(candidate: Candidate) -> None:
+        values = ", ".join(f"{name} {value:.4g}" for name, value in candidate.values.items())
+        console.print(f"{candidate.fitness:.6g}  {values}", highlight=False, soft_wrap=True)
+
+    found = search_recipe(
+        read_yaml(file.read_text("utf-8")), lambda path: fitness_of(function, path),
+        f"{out}.search", told=told, **settings,
+    )  # fmt: skip
+    console.print(
+        f"best of {len(found.candidates)} ({found.direction}): {found.best.fitness:.6g}; all of "
+        f"them are in {out}.search",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    return found.recipe, out
