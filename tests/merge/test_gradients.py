@@ -11,7 +11,7 @@ RNG = np.random.default_rng(4)
 BASE = RNG.normal(size=(3, 4))
 X = BASE + RNG.normal(size=(3, 3, 4))
 # Counts entries or decides between them: steps, whose slope is 0 and never a difference.
-STEPS = {"density", "gamma", "epsilon", "select_topk", "max_iter", "tol"}
+STEPS = {"density", "gamma", "epsilon", "select_topk", "tol"}
 
 
 @pytest.mark.parametrize("name", [n for n, m in merge.METHODS.items() if not m.random])

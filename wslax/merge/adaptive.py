@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from wslax.errors import WeightSpaceError
 from wslax.merge.coefficients import Learned, learn, of_task_vectors, parted, start_at
 from wslax.merge.leaves import Leaves
-from wslax.merge.parameters import is_concrete
 from wslax.numerics.threshold import kth_largest
 from wslax.typing import Array, Key, Params, Population, Where
 
@@ -41,11 +40,11 @@ def entropy(logits: Any) -> Array:
     return sum(map(mean, jax.tree.leaves(logits)), jnp.zeros(()))
 
 
-def _trimmed(vectors: Leaves, density: Any) -> Leaves:
+@jax.jit
+def _trimmed(vectors: Leaves, rank: Any) -> Leaves:
     """TIES up to its mean: the largest entries over the model, where they have the elected sign."""
     count = len(next(iter(vectors.values())))
     flat = jnp.concatenate([d.reshape(count, -1) for d in vectors.values()], 1)
-    rank = jnp.maximum(jnp.floor(density * flat.shape[1]).astype(jnp.int32), 1)
     least = jax.lax.map(lambda d: kth_largest(jnp.abs(d), rank), flat)
     trim = lambda d: jnp.where(jnp.abs(d) >= _over(least, d), d, 0)
     votes = {n: jnp.sign(trim(d).sum(0)) for n, d in vectors.items()}
@@ -62,7 +61,9 @@ def _over(numbers: Any, d: Any) -> Any:
     return numbers.reshape(-1, *(1,) * (d.ndim - 1)).astype(d.dtype)
 
 
-_trim = jax.jit(_trimmed)
+def _trim(vectors: Leaves, density: float) -> Leaves:
+    size = sum(d[0].size for d in vectors.values())
+    return _trimmed(vectors, max(1, int(density * size)))
 
 
 def _unit(coef: Any) -> Any:
@@ -88,7 +89,7 @@ def adamerging(
     batches: Any,
     *,
     per_leaf: bool = True,
-    density: Any = None,
+    density: float | None = None,
     start: float = 0.3,
     optimizer: Any = None,
     stacked: Where = None,
@@ -139,7 +140,7 @@ def adamerging(
         >>> bool(found.coef["w"][0] > 0.3 > found.coef["w"][1]), found.losses.shape
         (True, (100,))
     """
-    if density is not None and is_concrete(density) and not 0 <= density <= 1:
+    if density is not None and not 0 <= density <= 1:
         raise WeightSpaceError(f"density: expected 0 to 1, got {density}")
     change = None if density is None else functools.partial(_trim, density=density)
     mixing = of_task_vectors(population, base, where, change)

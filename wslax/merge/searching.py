@@ -261,6 +261,9 @@ def search(
         )
     made, proposer = dials(method, space, populations.size(population)), _proposer(strategy, batch)
     given = dict(given or {})
+    for name, value in given.items():
+        if isinstance(value, ByLeaf):
+            raise WeightSpaceError(f"given: {name}: expected a number or numbers, got by_leaf")
     fixed = {param.name for param in method.params if param.kind is not float}
     flags = tuple((n, v) for n, v in given.items() if n in fixed)
     numbers = {n: v for n, v in given.items() if n not in dict(flags)}
