@@ -1,16 +1,25 @@
 """Whole recipes over folders against what mergekit made of the same files."""
 
 import base64
+import hashlib
 import json
 import pathlib
+import shutil
+import zlib
 
 import folders
+import jinja2
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import wslax as ws
+from wslax.io import safe_yaml
 from wslax.io.reader import open_tensors
+from wslax.io.writer import write_tensors
+from wslax.merge.files import config, stream
+from wslax.merge.files.plan import make_plan
 
 REFERENCES = json.loads(pathlib.Path(__file__).with_name("mergekit_folders.json").read_text())
 
@@ -69,3 +78,289 @@ def test_equals_mergekit(where, tmp_path, monkeypatch, name):
         }
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert {k: config[k] for k in REFERENCES[name]["config"]} == REFERENCES[name]["config"]
+
+
+class Killed(RuntimeError):
+    pass
+
+
+def stop_after(count):
+    seen = []
+
+    def progress(nbytes):
+        seen.append(nbytes)
+        if len(seen) > count:
+            raise Killed
+
+    return progress, seen
+
+
+@pytest.mark.parametrize("shard_bytes", [None, 600])
+def test_a_stopped_merge_goes_on_to_the_same_bits(where, tmp_path, monkeypatch, shard_bytes):
+    monkeypatch.chdir(where)
+    recipe = {**folders.RECIPES["ties of slices"], "merge_method": "dare_ties"}
+    ws.merge.checkpoints(recipe, tmp_path / "whole", shard_bytes=shard_bytes)
+    progress, seen = stop_after(9)
+    options = {"shard_bytes": shard_bytes, "threads": 1, "resume": True}
+    with pytest.raises(Killed):
+        ws.merge.checkpoints(recipe, tmp_path / "out", progress=progress, **options)
+    assert not (tmp_path / "out").exists()
+    journal = tmp_path / "out.partial.journal"
+    lines = journal.read_text().splitlines()
+    # A kill may cut the last line short, and a page may be lost.
+    journal.write_text("\n".join([*lines, lines[0][:20]]))
+    lost = json.loads(lines[0])["name"]
+    overwrite(tmp_path / "out.partial", lost)
+    with pytest.raises(ws.WeightSpaceError, match="was begun with other inputs, settings or"):
+        ws.merge.checkpoints(recipe, tmp_path / "out", seed=1, **options)
+    resumed, again = stop_after(10**6)
+    ws.merge.checkpoints(recipe, tmp_path / "out", progress=resumed, **options)
+    assert again[0] == sum(seen) - seen[0] - size_of(tmp_path / "out", lost)
+    for file in (tmp_path / "whole").glob("*.safetensors"):
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def size_of(folder, name):
+    with open_tensors(folder) as tensors:
+        return tensors.infos[name].nbytes
+
+
+def overwrite(folder, name):
+    with open_tensors(folder) as tensors:
+        info = tensors.infos[name]
+    with info.file.open("r+b") as handle:
+        handle.seek(info.offset)
+        handle.write(b"\x01" * info.nbytes)
+
+
+def test_a_stopped_merge_that_was_not_to_be_resumed_leaves_nothing(where, tmp_path, monkeypatch):
+    monkeypatch.chdir(where)
+    recipe = folders.RECIPES["ties of slices"]
+    with pytest.raises(Killed):
+        ws.merge.checkpoints(recipe, tmp_path / "out", progress=stop_after(3)[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["an adapter on a model", "tokens by hand, padded"])
+def test_made_parts_do_not_depend_on_the_pieces(where, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(where)
+    plan = make_plan(config.parse_recipe(folders.RECIPES[name]))
+
+    def written(chunk):
+        target = tmp_path / f"{chunk}.safetensors"
+        with write_tensors(target, {job.name: job.spec for job in plan.jobs}) as (writer, _):
+            stream.execute(plan, writer, chunk=chunk)
+        return target.read_bytes()
+
+    assert written(7) == written(1000)
+
+
+LINEAR = {"merge_method": "linear", "parameters": {"weight": 1}}
+TWO = [{"model": "a"}, {"model": "b"}]
+
+
+def slices(*ranges):
+    return [{"sources": [{"model": m, "layer_range": r} for m, r in part]} for part in ranges]
+
+
+REFUSED = {
+    "layers out of bounds": (
+        {**LINEAR, "slices": slices([("a", [0, 3]), ("b", [1, 4])])},
+        "slices.0: layers 1 to 4 of b are wanted, it has 3 (model.layers)",
+    ),
+    "unequal slices": (
+        {**LINEAR, "slices": slices([("a", [0, 3]), ("b", [0, 2])])},
+        "slices.0: every source gives the same number of layers, got 2, 3",
+    ),
+    "a range backwards": (
+        {**LINEAR, "slices": slices([("a", [3, 3])])},
+        "slices.0.sources.0.layer_range: expected 0 <= first < end, got [3, 3]",
+    ),
+    "a base that is not listed": (
+        {**LINEAR, "merge_method": "ties", "base_model": "base", "slices": slices([("a", [0, 3])])},
+        "slices.0: the base base is not among its sources",
+    ),
+    "other depth": (
+        {**LINEAR, "models": [{"model": "a"}, {"model": "deep"}]},
+        "has; nothing is dropped silently",
+    ),
+    "unequal vocabularies": (
+        {**LINEAR, "models": TWO},
+        "none is cut; tokenizer_source: union aligns them by their tokens",
+    ),
+    "no tokenizer": (
+        {**LINEAR, "models": [{"model": "t5a"}, {"model": "t5b"}], "tokenizer_source": "union"},
+        "t5a: has no tokenizer.json beside its weights",
+    ),
+    "a token that no model has": (
+        {
+            **LINEAR, "models": TWO,
+            "tokenizer": {"tokens": {"z": {"source": {
+                "kind": "model_token", "model": "a", "token": "zz"}}}},
+        },
+        "tokenizer.tokens.z: a has no token 'zz'",
+    ),
+    "a token of no model": (
+        {**LINEAR, "models": TWO, "tokenizer": {"tokens": {"z": {"source": "base"}}}},
+        "tokenizer.tokens.z: no such model here",
+    ),
+    "no such stack": (
+        {**LINEAR, "models": TWO, "layers": "model.layer"},
+        "layers: no tensor is named model.layer.0... Did you mean 'model.layers'?",
+    ),
+    "two stacks": (
+        {**LINEAR, "slices": slices([("t5a", [0, 2])])},
+        "layers are numbered in decoder.block, encoder.block; say which",
+    ),
+    "a module without tensors": (
+        {**LINEAR, "modules": {"text": {"models": TWO}, "vision": {"models": TWO}}},
+        "modules: no tensor's name shows that it is of text or vision; give it a prefix:",
+    ),
+    "tensors of no module": (
+        {**LINEAR, "modules": {"layers": {"models": TWO}}},
+        "lm_head.weight (3 in all) is of none of them",
+    ),
+    "an adapter alone": ({**LINEAR, "models": [{"model": "lora"}]}, "write MODEL+lora"),
+    "an adapter of other names": (
+        {**LINEAR, "models": [{"model": "t5a+lora"}]},
+        "the base has no tensor 'model.layers.0.self_attn.q_proj.weight'",
+    ),
+    "a template that is none": (
+        {**LINEAR, "models": [{"model": "a"}], "chat_template": "chatmll"},
+        "chat_template: 'chatmll' is neither a name nor Jinja. Did you mean 'chatml'?",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_refused_before_any_work(where, tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(where)
+    recipe, sentence = REFUSED[kind]
+    with pytest.raises(ws.WeightSpaceError) as error:
+        ws.merge.checkpoints(recipe, tmp_path / "out")
+    assert sentence in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_never_touches_an_input(where, monkeypatch):
+    monkeypatch.chdir(where)
+    one = {**LINEAR, "models": [{"model": "a"}]}
+    with pytest.raises(ws.WeightSpaceError, match="lies in the input a; name another output"):
+        ws.merge.checkpoints(one, "a/merged")
+    shutil.copytree("a", "out.partial")
+    two = {**LINEAR, "models": [{"model": "out.partial"}]}
+    with pytest.raises(ws.WeightSpaceError, match="is an input, and the place of unfinished"):
+        ws.merge.checkpoints(two, "out")
+    assert (where / "out.partial" / "model.safetensors").exists()
+    shutil.rmtree("out.partial")
+
+
+def save(folder, tree, config=None):
+    folder.mkdir()
+    safetensors.numpy.save_file(tree, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config or {}))
+    return str(folder)
+
+
+def test_a_prefix_more_or_less_is_the_same_model(tmp_path, monkeypatch):
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    plain = save(tmp_path / "a", {"enc.0.w": x, "enc.1.w": x + 1, "emb": x})
+    more = save(tmp_path / "b", {"bert.enc.0.w": 3 * x, "bert.enc.1.w": x, "bert.emb": x})
+    recipe = {
+        "merge_method": "linear",
+        "models": [
+            {"model": plain},
+            {"model": more, "parameters": {"weight": [{"filter": "bert.enc", "value": [1, 3]}]}},
+        ],
+        "parameters": {"weight": 1},
+    }
+    found = merged(tmp_path, monkeypatch, recipe, tmp_path / "out")
+    assert set(found) == {"enc.0.w", "enc.1.w", "emb"}
+    np.testing.assert_allclose(found["enc.0.w"], 2 * x)
+    np.testing.assert_allclose(found["enc.1.w"], (x + 1 + 3 * x) / 4)
+
+
+def test_float8_is_merged_as_the_numbers_that_it_stands_for(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    codes = rng.normal(size=(4, 6)).astype(ml_dtypes.float8_e4m3fn)
+    scale = np.array([0.5, 2.0, 1.0, 4.0], np.float32)
+    other = rng.normal(size=(4, 6)).astype(np.float32)
+    config = {"quantization_config": {"quant_method": "fp8"}}
+    a = save(tmp_path / "a", {"w": codes, "w_scale": scale}, config)
+    b = save(tmp_path / "b", {"w": other})
+    recipe = {**LINEAR, "models": [{"model": a}, {"model": b}]}
+    found = merged(tmp_path, monkeypatch, recipe, tmp_path / "out")
+    mean = (codes.astype(np.float32) * scale[:, None] + other) / 2
+    np.testing.assert_allclose(found["w"], mean, rtol=1e-6)
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {}
+
+
+CONFIGS = [
+    ({"num_hidden_layers": 2, "max_window_layers": 2}, {"num_hidden_layers": 3}),
+    ({"n_layer": 2, "n_head": 2}, {"n_layer": 3}),
+    (
+        {"text_config": {"num_hidden_layers": 2, "layer_types": ["x", "y"]}, "depth": 5},
+        {"text_config": {"num_hidden_layers": 3, "layer_types": ["x", "y", "y"]}},
+    ),
+]
+
+
+@pytest.mark.parametrize(("before", "after"), CONFIGS)
+def test_the_config_gets_the_new_depth(tmp_path, monkeypatch, before, after):
+    x = np.ones((2, 2), np.float32)
+    model = save(tmp_path / "a", {f"h.{i}.w": x for i in range(2)}, before)
+    recipe = {"merge_method": "passthrough", "slices": slices([(model, [0, 2])], [(model, [1, 2])])}
+    found = merged(tmp_path, monkeypatch, recipe, tmp_path / "out")
+    assert set(found) == {"h.0.w", "h.1.w", "h.2.w"}
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {**before, **after}
+
+
+def test_a_depth_that_no_config_key_says_is_refused(tmp_path, monkeypatch):
+    x = np.ones((2, 2), np.float32)
+    model = save(tmp_path / "a", {f"h.{i}.w": x for i in range(2)}, {"hidden_size": 2})
+    recipe = {"merge_method": "passthrough", "slices": slices([(model, [0, 1])])}
+    with pytest.raises(ws.WeightSpaceError, match="no key says that h has 2 layers"):
+        merged(tmp_path, monkeypatch, recipe, tmp_path / "out")
+
+
+def test_chat_templates(where, tmp_path, monkeypatch):
+    monkeypatch.chdir(where)
+    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+
+    def rendered(wanted):
+        out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+        ws.merge.checkpoints({**LINEAR, "models": [{"model": "a"}], "chat_template": wanted}, out)
+        template = json.loads((out / "tokenizer_config.json").read_text())["chat_template"]
+        return jinja2.Template(template).render(
+            messages=talk, add_generation_prompt=True, bos_token="<s>", eos_token="</s>"
+        )
+
+    assert rendered("chatml") == (
+        "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    assert rendered("llama3").startswith(
+        "<s><|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>"
+    )
+    assert rendered("mistral") == "<s>[INST] hi [/INST]yes</s>"
+    assert rendered("{{ messages[0].content }}!") == "hi!"
+
+
+def test_the_card_and_the_recipe_stand_beside_the_weights(where, tmp_path, monkeypatch):
+    monkeypatch.chdir(where)
+    ws.merge.checkpoints(folders.RECIPES["union over a base"], tmp_path / "out", digests=True)
+    card = (tmp_path / "out" / "README.md").read_text()
+    front = safe_yaml.read_documents(card.split("---")[1])[0]
+    assert front["tags"] == ["mergekit", "merge", "wslax"]
+    assert "# out\n" in card
+    assert "**task_arithmetic**" in card
+    again = config.read_recipe(tmp_path / "out" / "mergekit_config.yml")
+    assert again == config.parse_recipe(folders.RECIPES["union over a base"])
+    notes = json.loads((tmp_path / "out" / "wslax_merge.json").read_text())
+    with open_tensors(tmp_path / "out") as tensors:
+        sums = {name: f"{zlib.crc32(tensors.read(name)):08x}" for name in tensors}
+    assert notes["crc32"] == sums
+    for entry in notes["inputs"]:
+        data = (where / entry["file"]).read_bytes()
+        assert entry["sha256"] == hashlib.sha256(data).hexdigest()

@@ -12,8 +12,8 @@ from wslax.errors import WeightSpaceError
 from wslax.io.atomic import remove
 from wslax.io.safe_yaml import read_yaml
 from wslax.merge.files.config import parse_recipe, read_recipes
-from wslax.merge.files.disk import Report, check_out, run_plan
-from wslax.merge.files.documents import Step, in_order, independent
+from wslax.merge.files.disk import Report, check_out, run_plan, was_made
+from wslax.merge.files.documents import Step, in_order, plans_of
 from wslax.merge.files.hooks import evaluated, fitness_of, load_function
 from wslax.merge.files.plan import Plan, make_plan
 from wslax.merge.files.recipe import Recipe
@@ -263,36 +263,39 @@ def merge(
         recipes, target = _recipes(list(paths), out, method, base, given)
     steps, folder = _steps(recipes, target, intermediates)
     check_out(target)
-    plans = {step.out: make_plan(step.recipe, threads) for step in independent(steps)}
-    for step in steps if dry_run else ():
-        if step.out in plans:
-            _show_plan(plans[step.out], console, tensors=True)
-        else:
-            console.print(f"{step.out}: planned when the models it needs are there")
+    plans = plans_of(steps, threads)
     if dry_run:
-        if json_:
-            print(json.dumps([_plan_json(plan) for plan in plans.values()][-1], indent=2))
+        _show_plans(steps, plans, console, json_)
         return
     for step in steps:
-        if step.out != pathlib.Path(target) and resume and step.out.is_dir():
+        plan = make_plan(step.recipe, threads) if step.needs else plans[step.out]
+        if resume and step is not steps[-1] and was_made(plan, step.out, seed, digests):
             continue
-        plan = plans.get(step.out) or make_plan(step.recipe, threads)
         _show_plan(plan, console, tensors=False)
         with bar(plan.written, "merge") as tell:
             report = run_plan(plan, step.out, progress=tell, **options)
-        if step is not steps[-1]:
-            _show_report(report, console)
+        scores = evaluated(judge, target) if judge is not None and step is steps[-1] else {}
+        if json_ and step is steps[-1]:
+            parents = [parent._asdict() for parent in report.parents]
+            content = {**report._asdict(), "parents": parents} | (
+                {"eval": scores} if scores else {}
+            )
+            print(json.dumps(content, indent=2))
+        _show_report(report, console)
+        for name, value in scores.items():
+            console.print(f"{eval_}  {name} {value:.6g}", highlight=False)
     if intermediates is None and len(steps) > 1:
         remove(folder)
-    scores = evaluated(judge, target) if judge is not None else None
-    if json_:
-        parents = [parent._asdict() for parent in report.parents]
-        shown = {**report._asdict(), "parents": parents}
-        print(json.dumps(shown if scores is None else {**shown, "eval": scores}, indent=2))
-    else:
-        _show_report(report, console)
-        for name, value in (scores or {}).items():
-            console.print(f"{eval_}  {name} {value:.6g}", highlight=False)
+
+
+def _show_plans(steps: list[Step], plans: Any, console: Any, json_: bool) -> None:
+    for step in steps:
+        if step.out in plans:
+            _show_plan(plans[step.out], console, tensors=True)
+        else:
+            console.print(f"{step.out}  planned when what it needs is made", highlight=False)
+    if json_ and steps[-1].out in plans:
+        print(json.dumps(_plan_json(plans[steps[-1].out]), indent=2))
 
 
 def _steps(

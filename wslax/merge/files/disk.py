@@ -21,10 +21,10 @@ from wslax.io.atomic import check_free, partial_name
 from wslax.io.writer import FORMAT, write_tensors
 from wslax.merge.files.config import parse_recipe, read_recipe
 from wslax.merge.files.journal import open_journal
-from wslax.merge.files.output import as_yaml, check_output, write_folder
+from wslax.merge.files.output import PROVENANCE, as_yaml, check_output, write_folder
 from wslax.merge.files.plan import Job, Plan, make_plan
 from wslax.merge.files.recipe import Recipe
-from wslax.merge.files.references import split
+from wslax.merge.files.references import read_json, split
 from wslax.merge.files.stream import Check, execute
 from wslax.random import STREAM_VERSION
 
@@ -164,6 +164,21 @@ def as_recipe(config: Any) -> Recipe:
     if isinstance(config, Recipe):
         return config
     return parse_recipe(config) if isinstance(config, Mapping) else read_recipe(config)
+
+
+def was_made(plan: Plan, out: str | os.PathLike[str], seed: int = 0, digests: bool = False) -> bool:
+    """Whether a folder is what the plan would write, by its notes.
+
+    Raises:
+      WeightSpaceError: if it is the output of another merge.
+    """
+    notes = read_json(pathlib.Path(out) / PROVENANCE)
+    if not notes:
+        return False
+    notes.pop("crc32", None)
+    if notes != json.loads(json.dumps(_provenance(plan, seed, digests))):
+        raise WeightSpaceError(f"{out}: was made by another merge; remove it")
+    return True
 
 
 def run_plan(

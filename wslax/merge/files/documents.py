@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from wslax.errors import WeightSpaceError
-from wslax.merge.files.recipe import Recipe, models_of
-from wslax.merge.files.references import split
+from wslax.merge.files.plan import Plan, make_plan, promised
+from wslax.merge.files.recipe import Recipe
+from wslax.merge.files.references import Model, split
 
 
 class Step(NamedTuple):
@@ -17,10 +18,12 @@ class Step(NamedTuple):
     Attributes:
       recipe: with the paths of earlier results in place of their names.
       out: where its result goes.
+      needs: the results of earlier steps that it merges.
     """
 
     recipe: Recipe
     out: pathlib.Path
+    needs: frozenset[str]
 
 
 def _named(reference: str) -> tuple[str, str]:
@@ -90,6 +93,7 @@ def in_order(recipes: Sequence[Recipe], out: pathlib.Path, folder: pathlib.Path)
         Step(
             _references(dataclasses.replace(recipes[i], name=None), placed),
             out if i == final else places[str(names[i])],
+            frozenset(str(places[str(names[j])]) for j in needs[i]),
         )
         for i in order
     ]
@@ -113,11 +117,16 @@ def _final(names: Sequence[str | None], needs: dict[int, set[int]]) -> int:
     return last[0] if last else len(names) - 1
 
 
-def independent(steps: Sequence[Step]) -> list[Step]:
-    """The merges that need no other: all that headers can tell of them can be checked first."""
-    made = {str(step.out) for step in steps}
-    return [
-        step
-        for step in steps
-        if not any(_named(r)[0] in made or r in made for r in models_of(step.recipe))
-    ]
+def plans_of(steps: Sequence[Step], threads: int = 2) -> dict[pathlib.Path, Plan]:
+    """The plans of the merges, each from headers and from what earlier ones will write.
+
+    After a merge that makes a new vocabulary nothing can be said of those that need it.
+    """
+    plans: dict[pathlib.Path, Plan] = {}
+    made: dict[str, Model] = {}
+    for step in steps:
+        if step.needs <= made.keys():
+            plans[step.out] = plan = make_plan(step.recipe, threads, made)
+            if plan.vocabulary is None:
+                made[str(step.out)] = promised(plan, step.out)
+    return plans

@@ -194,6 +194,22 @@ class Dequantised:
         read_pair(self.tensors, self.pair, start, out)
 
 
+@dataclass(frozen=True)
+class Promised:
+    """A tensor that an earlier merge of the same file will write; it can be checked, not read."""
+
+    path: pathlib.Path
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    nbytes: int
+    files: set[pathlib.Path]
+
+    def read(self, start: int, out: np.ndarray) -> None:
+        """See `Part`."""
+        raise AssertionError(f"{self.path}: {self.name} is not written yet")
+
+
 def widest(dtypes: Sequence[np.dtype]) -> np.dtype:
     """The dtype that holds all of them: their own where they agree, else float32 or float64.
 

@@ -1,6 +1,8 @@
 """What a merge of checkpoints will do, known from headers alone."""
 
+import pathlib
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -8,7 +10,8 @@ import numpy as np
 
 from wslax.errors import WeightSpaceError
 from wslax.io.header import Spec
-from wslax.merge.files.parts import Part, widest
+from wslax.io.reader import Tensors
+from wslax.merge.files.parts import Part, Promised, widest
 from wslax.merge.files.recipe import Recipe, models_of
 from wslax.merge.files.references import Model, open_model
 from wslax.merge.files.resolve import resolve
@@ -110,12 +113,15 @@ def _job(target: Target, recipe: Recipe, places: Mapping[str, int]) -> Job:
     return Job(name, Spec(dtypes[0], shape), None, {}, parts, parents, len(piece.members))
 
 
-def make_plan(recipe: Recipe, threads: int = 2) -> Plan:
+def make_plan(
+    recipe: Recipe, threads: int = 2, made: Mapping[str, Model] = MappingProxyType({})
+) -> Plan:
     """Open every model and check everything that headers can tell.
 
     Args:
       recipe: a checked recipe.
       threads: how many tensors are worked on at a time, for the memory estimate.
+      made: models by path that need not be opened, of `promised`.
 
     Returns:
       The plan.
@@ -137,7 +143,7 @@ def make_plan(recipe: Recipe, threads: int = 2) -> Plan:
         ('w', (1.0, 1.0), 24)
     """
     method = METHODS[recipe.merge_method]
-    opened = {reference: open_model(reference) for reference in models_of(recipe)}
+    opened = {reference: open_model(reference, made) for reference in models_of(recipe)}
     donor = opened[recipe.base_model or next(iter(opened))]
     if not donor.parts:
         raise WeightSpaceError(f"{donor.path}: holds no tensors")
@@ -160,6 +166,16 @@ def make_plan(recipe: Recipe, threads: int = 2) -> Plan:
         sum(job.spec.nbytes for job in jobs),
         peak_bytes(jobs, threads) + threads * _kept_bytes(method, jobs),
     )
+
+
+def promised(plan: Plan, out: pathlib.Path) -> Model:
+    """The model that a plan will write, as far as headers go."""
+    tensors = Tensors(out, {}, {})
+    parts = {
+        job.name: Promised(out, job.name, job.spec.dtype, job.spec.shape, job.spec.nbytes, set())
+        for job in plan.jobs
+    }
+    return Model(str(out), tensors, parts, plan.donor.folder)
 
 
 def sample_of(size: int) -> tuple[int, float]:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import pathlib
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from wslax.errors import WeightSpaceError
@@ -132,11 +133,12 @@ def locate(reference: str) -> pathlib.Path:
         ) from error
 
 
-def open_model(reference: str) -> Model:
+def open_model(reference: str, made: Mapping[str, Model] = MappingProxyType({})) -> Model:
     """Open a model as a recipe names it and check all that headers can tell.
 
     Args:
       reference: `PATH`, `org/name`, either with `@revision` and `+LORA`.
+      made: models by path that need not be opened.
 
     Raises:
       WeightSpaceError: nothing there, a bad header, a quantisation that is not read, an adapter
@@ -151,6 +153,8 @@ def open_model(reference: str) -> Model:
         (2, 3)
     """
     name, lora = split(reference)
+    if name in made:
+        return _adapted(made[name]._replace(reference=reference), lora)
     given = locate(name)
     if (given / LORA_CONFIG).is_file() and not (given / "config.json").is_file():
         raise WeightSpaceError(f"{reference}: is a LoRA adapter; write MODEL+{reference}")
@@ -161,10 +165,15 @@ def open_model(reference: str) -> Model:
         parts = _parts(tensors)
     except WeightSpaceError as error:
         raise WeightSpaceError(f"{given}: {error}") from error
-    if lora is not None:
-        adapter = read_adapter(locate(lora), {n: part.shape for n, part in parts.items()})
-        parts |= {n: Adapted(parts[n], adapter) for n in adapter.names}
-    return Model(reference, tensors, parts, None if bare else folder)
+    return _adapted(Model(reference, tensors, parts, None if bare else folder), lora)
+
+
+def _adapted(model: Model, lora: str | None) -> Model:
+    if lora is None:
+        return model
+    adapter = read_adapter(locate(lora), {n: part.shape for n, part in model.parts.items()})
+    changed = {n: Adapted(model.parts[n], adapter) for n in adapter.names}
+    return model._replace(parts={**model.parts, **changed})
 
 
 def _parts(tensors: Tensors) -> dict[str, Part]:
