@@ -25,7 +25,7 @@ from wslax.io.convert import read_map
 from wslax.io.dequantise import find_pairs, read_pair
 from wslax.io.lora import apply_adapter, read_adapter
 from wslax.io.reader import open_tensors
-from wslax.merge.files.config import read_recipe
+from wslax.merge.files.config import read_recipe, read_recipes
 from wslax.merge.mixture.recipe import as_mixture
 
 SECONDS = 5.0  # an input that takes longer hangs
@@ -80,7 +80,31 @@ experts:
     """'h.*.c_fc.weight': {to: 'h/*/up/kernel', axes: [0, 1]}
 wte.weight: embed/embedding
 """,
+    """name: half
+merge_method: slerp
+base_model: models/base@main
+slices:
+  - sources:
+      - {model: models/base@main, layer_range: [0, 2]}
+      - model: {model: {path: models/math, revision: v1}, lora: {path: style}}
+        layer_range: [1, 3]
+        parameters: {}
+    parameters: {t: [0, 0.5, 1]}
+tokenizer:
+  source: union
+  tokens:
+    new: {source: {kind: model_token, model: models/math, token: old}, force: true}
+  pad_to_multiple_of: 8
+chat_template: auto
+layers: [model.layers]
+---
+merge_method: linear
+modules:
+  text: {models: [{model: half}, {model: other}], parameters: {weight: 1}}
+  vision: {slices: [{sources: [{model: half, layer_range: [0, 1]}]}], prefix: visual}
+""",
 )
+READERS = (read_recipe, as_mixture, read_map, read_recipes)
 VALUES = (
     0, -1, 1, 2**31, 2**62, 2**63 - 1, 2**63, 2**64, -(2**63), 10**40, 0.5, 1e308, True, False,
     None, "", "F32", "BF16", "F8_E8M0", "F4", "U8", "C64", "x", "..", "/etc/passwd", "a/b", "\0",
@@ -287,7 +311,7 @@ def try_recipe(rng, originals):
     which = int(rng.integers(len(RECIPES)))
     path = originals.folder / "x.yaml"
     path.write_bytes(scrambled(rng, RECIPES[which]))
-    (read_recipe, as_mixture, read_map)[which](path)
+    READERS[which](path)
 
 
 TRIES = (try_file, try_recipe, try_index, try_recipe, try_adapter)

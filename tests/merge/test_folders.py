@@ -300,6 +300,10 @@ CONFIGS = [
     ({"num_hidden_layers": 2, "max_window_layers": 2}, {"num_hidden_layers": 3}),
     ({"n_layer": 2, "n_head": 2}, {"n_layer": 3}),
     (
+        {"num_layers": 2, "num_decoder_layers": 2, "decoder_layers": 2},
+        {"num_layers": 3},
+    ),
+    (
         {"text_config": {"num_hidden_layers": 2, "layer_types": ["x", "y"]}, "depth": 5},
         {"text_config": {"num_hidden_layers": 3, "layer_types": ["x", "y", "y"]}},
     ),

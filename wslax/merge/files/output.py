@@ -109,9 +109,8 @@ def _config(plan: Plan) -> dict[str, Any]:
         return config
     config.pop("quantization_config", None)
     stored = plan.recipe.out_dtype or plan.recipe.dtype
-    for key in ("torch_dtype", "dtype"):
-        if stored and key in config:
-            config[key] = stored
+    if stored:
+        config["dtype" if "dtype" in config else "torch_dtype"] = stored
     for stacked in plan.stacked:
         _set_depth(config, stacked)
     if plan.vocabulary is not None:
@@ -139,12 +138,14 @@ def _set_depth(config: dict[str, Any], stacked: Stacked) -> None:
     """
     if stacked.layers == tuple(range(stacked.before)):
         return
-    words = [w for w in ("encoder", "decoder", "vision", "visual", "text") if w in stacked.stack]
+    parts = ("encoder", "decoder", "vision", "visual", "text")
+    words = [word for word in parts if word in stacked.stack]
     found = [
         (label, place, key)
         for label, place in _places(config)
         for key, value in place.items()
         if type(value) is int and value == stacked.before and _counts_layers(key)
+        if not any(part in key for part in parts if part not in words)
     ]
     near = [(place, key) for label, place, key in found if any(w in label + key for w in words)]
     near = near or [(place, key) for label, place, key in found if label in ("", "text_config")]

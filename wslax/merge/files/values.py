@@ -20,6 +20,8 @@ def problems_of_value(param: Param, value: Any) -> list[str]:
             if not isinstance(rest.get("filter") or "*", str):
                 return ["a filter is a part of a tensor name"]
             return problems_of_value(param, inner)
+        case {"low": _, "high": _, **rest} if not rest:
+            return ["a range is for --search; give a number"]
         case [dict(), *_] if all(isinstance(entry, dict) for entry in value):
             return [p for entry in value for p in problems_of_value(param, entry)]
         case [_, *_] if not any(isinstance(entry, (dict, list)) for entry in value):
