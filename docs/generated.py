@@ -26,7 +26,8 @@ def settings() -> str:
 
 
 FAMILIES = (
-    "subspace", "interference", "masks", "competition", "soups", "statistics", "averaging",
+    "subspace", "interference", "masks", "competition", "soups", "statistics", "adaptive",
+    "propagated", "averaging",
 )  # fmt: skip
 
 

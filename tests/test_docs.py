@@ -103,11 +103,11 @@ def test_the_notebook_is_its_source(name):
 
 
 def test_every_method_parameter_has_an_option(capsys):
-    import wslax as ws
+    from wslax.merge.registry import ON_DISK
 
     assert main(["merge", "--help"]) == 0
     out = capsys.readouterr().out
-    for method in ws.merge.METHODS.values():
+    for method in ON_DISK.values():
         for param in method.params:
             assert "--" + param.word.replace("_", "-") in out
 

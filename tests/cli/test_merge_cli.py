@@ -13,6 +13,8 @@ import pytest
 import wslax as ws
 from wslax.cli import main
 from wslax.io import writer
+from wslax.merge.further import FURTHER
+from wslax.merge.registry import ON_DISK
 
 NAMES = ("base", "a", "b")
 
@@ -270,9 +272,9 @@ def test_debug_shows_the_traceback(models):
 def test_methods_are_the_registry(capsys):
     assert main(["methods", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [row["method"] for row in rows] == list(ws.merge.METHODS)
+    assert [row["method"] for row in rows] == [*ws.merge.METHODS, *FURTHER]
     assert main(["methods", "--markdown"]) == 0
-    assert capsys.readouterr().out.count("\n") == len(ws.merge.METHODS) + 2
+    assert capsys.readouterr().out.count("\n") == len(ON_DISK) + 2
     assert main(["methods"]) == 0
     assert "density" in capsys.readouterr().out
 

@@ -163,6 +163,9 @@ def merge(
     eps: float | None = None,
     tol: float | None = None,
     max_iter: int | None = None,
+    mask_lambda: float | None = None,
+    least: int | None = None,
+    common: float | None = None,
     normalize: bool | None = None,
     normalize_weights: bool | None = None,
     rescale: bool | None = None,
@@ -209,6 +212,9 @@ def merge(
       eps: norm below which multislerp sees no direction.
       tol: angle that karcher takes for zero.
       max_iter: most steps of karcher.
+      mask_lambda: how much a task's change outweighs the others', for consensus.
+      least: tasks that need an entry, for consensus.
+      common: share of the rank for iso_cts's common subspace.
       normalize: divide by the weights.
       normalize_weights: divide multislerp's weights by their sum.
       rescale: restore the L1 norm of trimmed task vectors.
@@ -238,7 +244,8 @@ def merge(
     given = {
         "weight": weight, "density": density, "lambda": lambda_, "t": t, "scale": scale,
         "gamma": gamma, "epsilon": epsilon, "select_topk": select_topk, "alpha": alpha, "r": r,
-        "eps": eps, "tol": tol, "max_iter": max_iter, "normalize": normalize,
+        "eps": eps, "tol": tol, "max_iter": max_iter,
+        "mask_lambda": mask_lambda, "least": least, "common": common, "normalize": normalize,
         "normalize_weights": normalize_weights, "rescale": rescale, "filter_wise": filter_wise,
         "nuslerp_row_wise": nuslerp_row_wise, "nuslerp_flatten": nuslerp_flatten,
     }  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from wslax.merge.further import FURTHER
 from wslax.merge.method import Method, Param
 from wslax.merge.registry import METHODS
 
@@ -29,7 +30,7 @@ def _rows() -> list[dict[str, Any]]:
             "parameters": {param.word: _default(param) for param in method.params},
             "source": method.source,
         }
-        for method in METHODS.values()
+        for method in (*METHODS.values(), *FURTHER.values())
     ]
 
 

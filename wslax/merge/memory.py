@@ -131,7 +131,11 @@ def _merge_leaf(
     def total(fn: Callable[[Member], Any]) -> Any:
         return _total(rows(), lambda row: arrays(fn(member(row))))
 
-    leaf = Leaf(jnp, stack.shape[0], size, base, shared, of_leaf, total, _repeat)
+    def stacked(fn: Callable[[Member], Any]) -> Any:
+        return _each(rows(), lambda row: fn(member(row)))
+
+    count = stack.shape[0]
+    leaf = Leaf(jnp, name, count, size, base, shared, of_leaf, total, stacked, _repeat)
     for round_name, measure in method.rounds(dict(flags)).items():
         match measure:
             case Gram(vector=vector):

@@ -9,7 +9,8 @@ members), `Each` and `Across` (arrays, of one member or from all). A later round
 combination, may read the earlier ones.
 
 A method of row or column scope sees a leaf as a matrix: its rows are the vectors along the last
-axis, or its columns those along the first. A chunk then holds whole rows.
+axis, or its columns those along the first. A chunk then holds whole rows; of a method of whole
+scope it holds the leaf, in its shape.
 
 Nothing here imports JAX.
 """
@@ -50,27 +51,31 @@ class Leaf(NamedTuple):
 
     Attributes:
       xp: the array namespace, `numpy` or `jax.numpy`.
+      name: the leaf's name, or `""` in memory where no method needs it.
       count: the number of members.
       size: the number of elements of the *whole* leaf.
       base: the base model's weights, or None.
       params: the shared parameters, scalars for this leaf.
       measured: results of earlier rounds that belong to all members, by round name.
       sum: `sum(fn)` is the sum over members of `fn(member)`, an array, a scalar or a tuple of them.
+      stack: `stack(fn)` is `fn(member)` of all members along a new first axis.
       repeat: `repeat(times, step, state)` applies `state = step(state)` that often.
     """
 
     xp: Any
+    name: str
     count: int
     size: int
     base: Any
     params: Mapping[str, Any]
     measured: Mapping[str, Any]
     sum: Callable[[Callable[[Member], Any]], Any]
+    stack: Callable[[Callable[[Member], Any]], Any]
     repeat: Callable[[int, Callable[[Any], Any], Any], Any]
 
 
 Per = Literal["member", "leaf"]
-Scope = Literal["leaf", "row", "column"]
+Scope = Literal["leaf", "row", "column", "whole"]
 
 
 class Total(NamedTuple):
@@ -220,7 +225,7 @@ def matrix_of(shape: tuple[int, ...], scope: Scope) -> tuple[int, ...]:
         >>> [matrix_of((2, 3, 4), scope) for scope in ("leaf", "row", "column")]
         [(2, 3, 4), (6, 4), (2, 12)]
     """
-    if scope == "leaf":
+    if scope in ("leaf", "whole"):
         return shape
     cut = len(shape) - 1 if scope == "row" else 1
     return math.prod(shape[:cut]), math.prod(shape[max(cut, 0) :])

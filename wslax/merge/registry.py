@@ -1,6 +1,9 @@
 """All merging methods by name; the registry drives the CLI, the docs table and the tests."""
 
+from collections import ChainMap
+
 from wslax.merge import averages, energy, overlap, pairs, spherical, task_vectors
+from wslax.merge.further import FURTHER
 from wslax.merge.method import Method
 
 METHODS: dict[str, Method] = {
@@ -28,3 +31,6 @@ METHODS: dict[str, Method] = {
         averages.passthrough,
     )
 }
+
+# What recipes and the command know.
+ON_DISK = ChainMap(METHODS, FURTHER)

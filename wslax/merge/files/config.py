@@ -23,7 +23,7 @@ from wslax.merge.files.recipe import (
 )
 from wslax.merge.files.values import problems_of_value
 from wslax.merge.method import Method
-from wslax.merge.registry import METHODS
+from wslax.merge.registry import ON_DISK
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 _LIMIT = 1_000_000  # bytes of a recipe's file
@@ -204,10 +204,10 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
 def _method(name: Any) -> tuple[Method | None, list[str]]:
     if not isinstance(name, str):
         return None, []  # the types are reported elsewhere
-    if name not in METHODS:
-        hint = did_you_mean(name, METHODS)
+    if name not in ON_DISK:
+        hint = did_you_mean(name, ON_DISK)
         return None, [f"merge_method: no method is called {name!r}.{hint}"]
-    return METHODS[name], []
+    return ON_DISK[name], []
 
 
 def _problems_of_keys(recipe: Recipe) -> list[str]:

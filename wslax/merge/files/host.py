@@ -74,14 +74,15 @@ def ones_like(x: Any, dtype: Any = None) -> Any:
 
 
 def take_along_axis(x: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
-    """`numpy.take_along_axis` for the last axis of a matrix, in one flat gather.
+    """`numpy.take_along_axis`, for the last axis of a matrix in one flat gather.
 
     Example:
         >>> take_along_axis(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[1], [0]]), -1)
         array([[2.],
                [3.]])
     """
-    assert axis == -1
+    if axis != -1:
+        return np.take_along_axis(x, index, axis)
     first = np.arange(x.shape[0], dtype=np.intp)[:, None] * x.shape[1]
     return x.reshape(-1).take(index + first, mode="clip")
 

@@ -18,7 +18,7 @@ from wslax.merge.files.resolve import resolve
 from wslax.merge.files.targets import Stacked, Target, find_targets
 from wslax.merge.files.vocabulary import Vocabulary, align, make_vocabulary
 from wslax.merge.method import Each, Method, matrix_of
-from wslax.merge.registry import METHODS
+from wslax.merge.registry import ON_DISK
 
 FLOATS = {np.dtype(d) for d in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)}
 KEPT = 24_000_000  # bytes of room a thread has for values around thresholds
@@ -35,7 +35,8 @@ class Job(NamedTuple):
       parts: what it is made of: a part for each member, then the base's if there is one.
       parents: the model of each part, by its place in the plan's `models`.
       count: how many of the parts are members.
-      row: elements of a row, for a method that looks along rows or columns; else None.
+      row: elements that a chunk holds whole, for a method that looks along rows or columns or at
+        the whole tensor; else None.
     """
 
     name: str
@@ -99,14 +100,16 @@ def _job(target: Target, recipe: Recipe, places: Mapping[str, int]) -> Job:
     dtypes = [part.dtype for part in parts]
     shape = parts[0].shape
     if all(dtype in FLOATS for dtype in dtypes):
-        method = METHODS[recipe.merge_method]
+        method = ON_DISK[recipe.merge_method]
         stored = recipe.out_dtype or recipe.dtype
         out = np.dtype(getattr(ml_dtypes, stored, stored)) if stored else widest(dtypes)
         wide = np.float64 if np.dtype(np.float64) in dtypes else np.float32
         params = resolve(method, piece, name, target.inputs, target.position)
         scope = method.scope(params)
-        row = None if scope == "leaf" else matrix_of(shape, scope)[1]
         spec = Spec(out, shape)
+        row = spec.size if scope == "whole" else None
+        if scope in ("row", "column"):
+            row = matrix_of(shape, scope)[1]
         return Job(name, spec, np.dtype(wide), params, parts, parents, len(piece.members), row)
     if len(set(dtypes)) != 1:
         raise WeightSpaceError(f"{name}: dtypes differ: {', '.join(d.name for d in dtypes)}")
@@ -142,7 +145,7 @@ def make_plan(
         >>> plan.jobs[0].name, plan.jobs[0].params["coef"], plan.written
         ('w', (1.0, 1.0), 24)
     """
-    method = METHODS[recipe.merge_method]
+    method = ON_DISK[recipe.merge_method]
     opened = {reference: open_model(reference, made) for reference in models_of(recipe)}
     donor = opened[recipe.base_model or next(iter(opened))]
     if not donor.parts:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from wslax.errors import WeightSpaceError
 from wslax.merge.method import Method
-from wslax.merge.registry import METHODS
+from wslax.merge.registry import ON_DISK
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Recipe:
     """A merge, as written.
 
     Attributes:
-      merge_method: a name in `METHODS`.
+      merge_method: a name that `wslax methods` lists.
       models: the models in order, or
       slices: layers stacked to a new model, or
       modules: either of them for each part of the model.
@@ -175,7 +175,7 @@ def _piece(
     recipe: Recipe, entries: Sequence[ModelEntry], base: str | None,
     levels: tuple[Mapping[str, Any], ...], place: str, whole: bool,
 ) -> Piece:  # fmt: skip
-    method = METHODS[recipe.merge_method]
+    method = ON_DISK[recipe.merge_method]
     paths = [entry.model for entry in entries]
     if len(set(paths)) != len(paths):
         raise WeightSpaceError(f"{place}: a model is listed twice")

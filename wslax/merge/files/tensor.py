@@ -35,6 +35,9 @@ class Tensor:
         self.plan, self.job, self.seed, self.stop = plan, job, seed, stop
         self.chunk = whole_rows(chunk, job.row)
         self.compute = job.compute
+        self.view = None if job.row is None else (-1, job.row)
+        if plan.method.scope(job.params) == "whole":
+            self.view = job.spec.shape
         self.size = job.spec.size
         self.count, self.parts = job.count, job.parts
         per = {param.name for param in plan.method.params if param.per == "member"}
@@ -73,7 +76,7 @@ class Tensor:
     def _load(self, i: int, start: int, size: int) -> np.ndarray:
         x = scratch.get(("x", i), self.compute, size)
         self.parts[i].read(start, x)
-        return x if self.job.row is None else x.reshape(-1, self.job.row)
+        return x if self.view is None else x.reshape(self.view)
 
     def chunks(self) -> Iterator[None]:
         """One pass: each chunk in turn is the one at hand."""
@@ -125,11 +128,18 @@ class Tensor:
                 total = _add(total, more, i)
         return total
 
+    def stack(self, fn: Callable[[Member], Any]) -> np.ndarray:
+        """`Leaf.stack` over the members at hand."""
+        return np.stack([fn(self.member(i)) for i in range(self.count)])
+
     def leaf(self) -> Leaf:
         """What a method combines."""
         found = ChainMap(self.shared_measured, self.at_hand)
         shared, size = self.shared, self.size
-        return Leaf(host.xp, self.count, size, self.base, shared, found, self.sum, _repeat)
+        return Leaf(
+            host.xp, self.job.name, self.count, size, self.base, shared, found, self.sum,
+            self.stack, _repeat,
+        )  # fmt: skip
 
 
 def _repeat(times: int, step: Callable[[Any], Any], state: Any) -> Any:
