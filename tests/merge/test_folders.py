@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import pathlib
 import shutil
 import zlib
@@ -100,6 +101,7 @@ def test_a_stopped_merge_goes_on_to_the_same_bits(where, tmp_path, monkeypatch, 
     monkeypatch.chdir(where)
     recipe = {**folders.RECIPES["ties of slices"], "merge_method": "dare_ties"}
     ws.merge.checkpoints(recipe, tmp_path / "whole", shard_bytes=shard_bytes)
+    changed = (where / "a" / "model.safetensors").stat().st_mtime_ns
     progress, seen = stop_after(9)
     options = {"shard_bytes": shard_bytes, "threads": 1, "resume": True}
     with pytest.raises(Killed):
@@ -108,11 +110,15 @@ def test_a_stopped_merge_goes_on_to_the_same_bits(where, tmp_path, monkeypatch, 
     journal = tmp_path / "out.partial.journal"
     lines = journal.read_text().splitlines()
     # A kill may cut the last line short, and a page may be lost.
-    journal.write_text("\n".join([*lines, lines[0][:20]]))
-    lost = json.loads(lines[0])["name"]
+    journal.write_text("\n".join([*lines, lines[1][:20]]))
+    lost = json.loads(lines[1])["name"]
     overwrite(tmp_path / "out.partial", lost)
     with pytest.raises(ws.WeightSpaceError, match="was begun with other inputs, settings or"):
         ws.merge.checkpoints(recipe, tmp_path / "out", seed=1, **options)
+    os.utime("a/model.safetensors")
+    with pytest.raises(ws.WeightSpaceError, match="its inputs have changed"):
+        ws.merge.checkpoints(recipe, tmp_path / "out", **options)
+    os.utime("a/model.safetensors", ns=(changed, changed))
     resumed, again = stop_after(10**6)
     ws.merge.checkpoints(recipe, tmp_path / "out", progress=resumed, **options)
     assert again[0] == sum(seen) - seen[0] - size_of(tmp_path / "out", lost)

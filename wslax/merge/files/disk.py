@@ -72,8 +72,11 @@ def _digest(file: pathlib.Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def _files(plan: Plan) -> list[pathlib.Path]:
+    return sorted({file for job in plan.jobs for part in job.parts for file in part.files})
+
+
 def _provenance(plan: Plan, seed: int, digests: bool) -> dict[str, Any]:
-    files = sorted({file for job in plan.jobs for part in job.parts for file in part.files})
     return {
         "wslax": __version__,
         "numpy": importlib.metadata.version("numpy"),
@@ -81,9 +84,9 @@ def _provenance(plan: Plan, seed: int, digests: bool) -> dict[str, Any]:
         "seed": seed,
         "recipe": as_yaml(plan.recipe),
         "inputs": [
-            {"file": str(file), "bytes": file.stat().st_size, "changed": file.stat().st_mtime_ns}
+            {"file": str(file), "bytes": file.stat().st_size}
             | ({"sha256": _digest(file)} if digests else {})
-            for file in files
+            for file in _files(plan)
         ],
     }
 
@@ -204,7 +207,7 @@ def run_plan(
     notes = {**FORMAT, "wslax": json.dumps(provenance)}
     with (
         write_tensors(out, specs, notes, shard_bytes, resume) as (writer, partial),
-        open_journal(partial, resume) as journal,
+        open_journal(partial, resume, _files(plan)) as journal,
     ):
         done = journal.verified(writer)
 

@@ -4,10 +4,11 @@ import json
 import os
 import pathlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TextIO
 
+from wslax.errors import WeightSpaceError
 from wslax.io.writer import Place, TensorWriter
 from wslax.merge.files.stream import Check
 
@@ -15,7 +16,7 @@ _PIECE = 1 << 22  # bytes read at a time to check a tensor
 
 
 class Journal(NamedTuple):
-    """A line for every tensor that was written: its name and what was found out about it.
+    """A line that says when the inputs changed last, and one for every tensor that was written.
 
     Attributes:
       file: open for more lines.
@@ -60,20 +61,29 @@ def _check_of(line: str) -> tuple[str, Check] | None:
 
 
 @contextmanager
-def open_journal(partial: pathlib.Path, resume: bool) -> Iterator[Journal]:
+def open_journal(
+    partial: pathlib.Path, resume: bool, inputs: Sequence[pathlib.Path]
+) -> Iterator[Journal]:
     """The journal of an output at its temporary name; it goes when the output is whole.
 
     Args:
       partial: the output's temporary name.
       resume: read what earlier runs wrote down, and keep the journal on an error.
+      inputs: files that must not have changed since.
+
+    Raises:
+      WeightSpaceError: if one has.
     """
     path = partial.with_name(partial.name + ".journal")
     lines = path.read_text("utf-8", "replace").splitlines() if resume and path.exists() else []
-    found = dict(entry for entry in map(_check_of, lines) if entry is not None)
+    begun = json.dumps({str(file): file.stat().st_mtime_ns for file in inputs})
+    if lines and lines[0] != begun:
+        raise WeightSpaceError(f"{partial}: its inputs have changed; remove it to start anew")
+    found = dict(entry for entry in map(_check_of, lines[1:]) if entry is not None)
     done = False
-    with path.open("a" if resume else "w", encoding="utf-8") as file:
-        if lines:
-            file.write("\n")  # after a line that a kill cut short
+    with path.open("a" if lines else "w", encoding="utf-8") as file:
+        file.write("\n" if lines else begun + "\n")  # a kill may have cut the last line short
+        file.flush()
         try:
             yield Journal(file, found)
             done = True
