@@ -9,13 +9,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+import scipy.special
 
 from benchmarks.runner import Row
 from wslax.io.header import Spec
+from wslax.io.reader import open_tensors
 from wslax.io.writer import write_tensors
 from wslax.merge.registry import METHODS
 
@@ -29,9 +31,11 @@ a merge a fifth, so more than 1 is possible. Wall time, CPU time and peak reside
 of the whole process, `wslax merge ...` and `mergekit-yaml ...` with its default options, start-up
 included; memory is above that of a bare Python interpreter. mergekit writes shards of up to 5 GB
 and maps its inputs, so only CPU and wall time are compared with it. Its rows are missing where it
-is not installed. Two methods run once more on the same models in bfloat16, and `ties` on models
-four times as deep, for its memory alone. `WSLAX_BENCHMARK_LAYERS` makes the models smaller while
-developing.
+is not installed. Entries are compared with mergekit's, over the largest of their tensor, for
+methods that draw nothing at random. `arcee_fusion` hangs on divergences of nearly equal rows that
+float32 barely resolves, so both selections are compared with that of its formula in float64, on one
+matrix. Four methods run once more on the same models in bfloat16, and `ties` on models four times
+as deep, for its memory alone. `WSLAX_BENCHMARK_LAYERS` makes the models smaller while developing.
 """
 LAYERS = int(os.environ.get("WSLAX_BENCHMARK_LAYERS", "14"))
 HIDDEN, INNER, VOCABULARY = 1024, 2816, 32000 * LAYERS // 14
@@ -189,6 +193,35 @@ def interpreter() -> int:
     return int(run(sys.executable, "-c", script).text) * 1024
 
 
+def disagreement(ours: pathlib.Path, theirs: pathlib.Path) -> tuple[float, float]:
+    """The share of entries off by more than 1e-5 of their tensor's largest, and the most of it."""
+    off, size, most = 0, 0, 0.0
+    with open_tensors(ours) as a, open_tensors(theirs) as b:
+        for name in a:
+            x, y = (tensors.read(name).astype(np.float32) for tensors in (a, b))
+            gap = np.abs(x - y) / max(float(np.abs(y).max()), 1e-30)
+            off, size = off + int((gap > 1e-5).sum()), size + gap.size
+            most = max(most, float(gap.max()))
+    return off / size, most
+
+
+def selected(base: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """What arcee_fusion takes of a matrix, by its formula in float64."""
+    base, x = base.astype(float), x.astype(float)
+    p, q = (scipy.special.softmax(m, axis=-1) + 1e-8 for m in (x, base))
+    found = np.abs(x - base) * (p * np.log(p / q)).sum(-1, keepdims=True)
+    ordered = np.sort(found, axis=None)
+    lower, middle, upper = (ordered[int(share * (found.size - 1))] for share in (0.25, 0.5, 0.75))
+    return found >= middle + 1.5 * (upper - lower)
+
+
+def flips(out: pathlib.Path, models: Sequence[pathlib.Path]) -> float:
+    """The share of a matrix's entries that a merge by arcee_fusion takes where it should not."""
+    name = "model.layers.0.mlp.up_proj.weight"
+    merged, base, x = (open_tensors(path).read(name) for path in (out, *models[:2]))
+    return float(((merged != base) != selected(base, x)).mean())
+
+
 def mergekit() -> str | None:
     """The peer's command, beside this interpreter or on the path."""
     beside = pathlib.Path(sys.executable).with_name("mergekit-yaml")
@@ -207,12 +240,11 @@ def measure(repeats: int) -> list[Row]:
         found.setdefault(what, []).append(value)
 
     def compare(
-        what: str, recipe: object, models: Sequence[pathlib.Path], folder: pathlib.Path
+        what: str, recipe: dict[str, Any], models: Sequence[pathlib.Path], folder: pathlib.Path
     ) -> None:
-        path, out = folder / "recipe.yaml", folder / "out"
+        path, out, other = (folder / name for name in ("recipe.yaml", "out", "other"))
         path.write_text(json.dumps(recipe))
         ours = run(sys.executable, "-m", "wslax", "merge", str(path), str(out), "--json")
-        shutil.rmtree(out)
         report = json.loads(ours.text)
         speed = (report["read"] + report["written"]) / report["seconds"]
         note(f"{what}: bytes per second over a copy's", speed / copy_speed(models, folder))
@@ -220,10 +252,18 @@ def measure(repeats: int) -> list[Row]:
         note(f"{what}: wall time", ours.wall)
         note(f"{what}: CPU time", ours.cpu)
         if peer is not None:
-            theirs = run(peer, str(path), str(out), "--quiet", "--no-write-model-card")
-            shutil.rmtree(out)
+            theirs = run(peer, str(path), str(other), "--quiet", "--no-write-model-card")
+            if not METHODS[recipe["merge_method"]].random:
+                off, most = disagreement(out, other)
+                note(f"{what}: share of entries off mergekit's", off)
+                note(f"{what}: largest difference from mergekit's", most)
+            if recipe["merge_method"] == "arcee_fusion":
+                note(f"{what}: selection off float64's", flips(out, models))
+                note(f"{what}: mergekit's selection off float64's", flips(other, models))
+            shutil.rmtree(other)
             note(f"{what}: mergekit's wall time over wslax's", theirs.wall / ours.wall)
             note(f"{what}: mergekit's CPU time over wslax's", theirs.cpu / ours.cpu)
+        shutil.rmtree(out)
 
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -241,7 +281,7 @@ def measure(repeats: int) -> list[Row]:
         folder = pathlib.Path(name)
         models = make_models(folder, "bfloat16")
         for _ in range(repeats):
-            for method in ("linear", "ties"):
+            for method in ("linear", "slerp", "task_arithmetic", "ties"):
                 recipe = recipes(models, "bfloat16")[method]
                 compare(f"{method}, bfloat16", recipe, models, folder)
     return [Row(what, values, *_unit(what)) for what, values in found.items()]
@@ -254,6 +294,14 @@ def _unit(what: str) -> tuple[str, str | None]:
             return "x", ">= 0.7"
         case _, "peak memory above the interpreter":
             return "MB", "<= 250"
+        case _, "share of entries off mergekit's":
+            if "bfloat16" in what:
+                return "", None
+            return "", "<= 0.005" if what.startswith("arcee") else "<= 0.00001"
+        case _, "largest difference from mergekit's" | (
+            "selection off float64's" | "mergekit's selection off float64's"
+        ):
+            return "", None
         case (("linear" | "ties"), "mergekit's wall time over wslax's"):
             return "x", ">= 2"
         case method, "mergekit's CPU time over wslax's" if method in GOALS:

@@ -6,12 +6,16 @@ The pages stay plain Markdown, to be read anywhere; a test fails when one of the
 import dataclasses
 import importlib
 import inspect
+import json
 import pathlib
 import re
+import statistics
 
 import yaml
 
 from wslax.cli.methods import markdown
+from wslax.merge.further import FURTHER
+from wslax.merge.registry import METHODS
 from wslax.recipes.result import plain
 from wslax.recipes.tour import TourConfig
 
@@ -61,7 +65,39 @@ def functions() -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-PARTS = {"methods.md": (markdown, functions), "tour.md": (settings,)}
+def _latest(name: str) -> dict:
+    """The rows of the last record of a benchmark, by what they measured; empty without one."""
+    lines = (DOCS.parent / "benchmarks" / "results.jsonl").read_text("utf-8").splitlines()
+    records = [record for record in map(json.loads, lines) if record["name"] == name]
+    rows = records[-1]["rows"] if records else []
+    return {row["what"]: statistics.median(row["value"]) for row in rows}
+
+
+def measured() -> str:
+    """What each method computes, how near to mergekit's result and how much faster."""
+    found = _latest("streaming")
+
+    def cell(method: str, what: str, form: str) -> str:
+        value = found.get(f"{method}: {what}")
+        return "" if value is None else form.format(value)
+
+    rows = [
+        ("method", "formula", "entries off by more than 1e-5", "largest difference",
+         "the same in bfloat16", "mergekit's CPU time over wslax's", "bytes a second over a copy's"),
+        ("---",) * 7,
+    ]  # fmt: skip
+    for name, method in {**METHODS, **FURTHER}.items():
+        off, most = "share of entries off mergekit's", "largest difference from mergekit's"
+        rows.append((
+            f"`{name}`", f"${method.formula}$", cell(name, off, "{:.2g}"),
+            cell(name, most, "{:.1e}"), cell(f"{name}, bfloat16", most, "{:.1e}"),
+            cell(name, "mergekit's CPU time over wslax's", "{:.3g} x"),
+            cell(name, "bytes per second over a copy's", "{:.3g} x"),
+        ))  # fmt: skip
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+PARTS = {"methods.md": (markdown, measured, functions), "tour.md": (settings,)}
 
 
 def page(name: str) -> str:

@@ -73,6 +73,7 @@ sce = Method(
     name="sce",
     about="Task vectors where members differ most, weighted by energy, averaged where signs agree.",
     source="Wan et al. 2024, FuseChat, arXiv:2408.07990",
+    formula=r"b + \frac{\sum_i m_i v_i d_i}{\sum_i m_i v_i}, \; v_i = \overline{d_i^2}",
     combine=_sce,
     rounds=_rounds,
     params=(Param("select_topk", "share of entries selected by variance", 1.0, low=0, high=1),),

@@ -57,11 +57,12 @@ def _in_memory(function: str) -> Callable[[Leaf], Any]:
     return combine
 
 
-def _of_matrices(name: str, about: str, source: str, *params: Param) -> Method:
+def _of_matrices(name: str, about: str, source: str, formula: str, *params: Param) -> Method:
     return Method(
         name=name,
         about=about,
         source=source,
+        formula=formula,
         combine=_in_memory(name),
         rounds=no_rounds,
         params=params,
@@ -77,6 +78,7 @@ FURTHER: dict[str, Method] = {
             name="magmax",
             about="Of each entry the change that is largest in magnitude.",
             source="Marczak et al. 2024, MagMax, arXiv:2407.06322",
+            formula=r"b + \lambda d_{i^*}, \; i^* = \arg\max_i \lvert d_i\rvert",
             combine=_magmax,
             rounds=no_rounds,
             params=(_LAM._replace(default=0.5),),
@@ -86,6 +88,8 @@ FURTHER: dict[str, Method] = {
             name="consensus",
             about="The sum of task vectors without entries that too few tasks need.",
             source="Wang et al. 2024, Consensus task arithmetic, arXiv:2405.07813",
+            formula=r"b + \lambda \big[\sum_i m_i \ge k\big] \sum_i d_i, \; "
+            r"m_i = [\lvert d_i\rvert > \mu \lvert \textstyle\sum_j d_j - d_i\rvert]",
             combine=_consensus,
             rounds=no_rounds,
             params=(
@@ -100,18 +104,22 @@ FURTHER: dict[str, Method] = {
             "tsv_m",
             "The leading singular triplets of each task vector, made orthogonal.",
             "Gargiulo et al. 2025, Task singular vectors, arXiv:2412.00081",
+            r"B + \lambda\, \hat U\, \mathrm{diag}(\Sigma_1, \ldots, \Sigma_N)\, \hat V^T",
             _LAM,
         ),
         _of_matrices(
             "iso_c",
             "The sum of task vectors with a flat spectrum.",
             "Marczak et al. 2025, Isotropic merging, arXiv:2502.04959",
+            r"B + \lambda \bar\sigma\, U V^T, \; \sum_i D_i = U \Sigma V^T",
             _LAM,
         ),
         _of_matrices(
             "iso_cts",
             "A flat spectrum in a common and in task-specific subspaces.",
             "Marczak et al. 2025, Isotropic merging, arXiv:2502.04959",
+            r"B + \lambda \bar\sigma\, \hat U \hat V^T, \; "
+            r"\hat U = \mathrm{orth}[U_k, U_1, \ldots, U_N]",
             _LAM,
             Param("common", "share of the rank for the common subspace", 0.8, low=0.0, high=1.0),
         ),
@@ -119,6 +127,7 @@ FURTHER: dict[str, Method] = {
             "wudi",
             "Least interference with the task vectors' own inputs, solved.",
             "Cheng et al. 2025, WUDI, arXiv:2503.08099",
+            r"B + \lambda D, \; D = \arg\min \sum_i \lVert D_i^T (D - D_i)\rVert^2 / \lVert D_i\rVert^2",
             _LAM,
         ),
     )

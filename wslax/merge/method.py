@@ -248,6 +248,7 @@ class Method(NamedTuple):
       most: most members, or None.
       random: whether it draws random words.
       scope: `params -> `: what a `Gram` spans, and what a chunk holds whole.
+      formula: what it computes, in LaTeX for tables.
     """
 
     name: str
@@ -261,3 +262,4 @@ class Method(NamedTuple):
     most: int | None = None
     random: bool = False
     scope: Callable[[Mapping[str, Any]], Scope] = over_leaf
+    formula: str = ""

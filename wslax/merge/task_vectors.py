@@ -79,12 +79,13 @@ def _method(
     about: str,
     source: str,
     sparsifier: Sparsifier,
+    kept: str,
     *,
     elect: bool = False,
     normalize: bool = False,
     rescale: bool | None = None,
 ) -> Method:
-    """A method; `rescale` is the default, None where there is no such parameter."""
+    """A method; `kept` says what stays of a task vector, `rescale` is its default or None."""
     params = (
         WEIGHT,
         *sparsifier.params,
@@ -98,6 +99,7 @@ def _method(
         name=name,
         about=about,
         source=source,
+        formula=(_SUMMED if not elect else _AVERAGED if normalize else _ELECTED) + kept,
         combine=(_elect if elect else _sum)(sparsifier),
         rounds=_rounds(sparsifier),
         params=params,
@@ -107,6 +109,16 @@ def _method(
     )
 
 
+_SUMMED = r"b + \lambda \sum_i w_i d'_i"
+_ELECTED = r"b + \lambda \sum_{i \in A} w_i d'_i, \; A: \text{of the elected sign}"
+_AVERAGED = (
+    r"b + \lambda \frac{\sum_{i \in A} w_i d'_i}{\sum_{i \in A} w_i}, "
+    r"\; A: \text{of the elected sign}"
+)
+_LARGEST = r", \; d'_i = \mathrm{top}_\rho(d_i)"
+_AT_RANDOM = r", \; d'_i = c_i m_i d_i, \; m_i \sim \mathrm{Bernoulli}(\rho)"
+_BAND = r", \; d'_i: \gamma \text{ largest and } 1 - \rho - \gamma \text{ smallest dropped}"
+_RANKED = r", \; d'_i = c_i m_i d_i, \; P(m_i) = \rho \mp \epsilon \text{ by rank}"
 _TIES = "Yadav et al. 2023, arXiv:2306.01708"
 _DARE = "Yu et al. 2024, arXiv:2311.03099"
 _BREADCRUMBS = "Davari and Belilovsky 2024, arXiv:2312.06795"
@@ -117,6 +129,7 @@ task_arithmetic = _method(
     "Base plus a weighted sum of task vectors.",
     "Ilharco et al. 2023, arXiv:2212.04089",
     sparsify.everything,
+    "",
 )
 
 ties = _method(
@@ -124,6 +137,7 @@ ties = _method(
     "Trim task vectors by magnitude, elect a sign, average those that agree.",
     _TIES,
     sparsify.largest,
+    _LARGEST,
     elect=True,
     normalize=True,
     rescale=False,
@@ -134,6 +148,7 @@ dare_linear = _method(
     "Drop entries of task vectors at random, rescale, sum.",
     _DARE,
     sparsify.at_random,
+    _AT_RANDOM,
     rescale=True,
 )
 
@@ -142,6 +157,7 @@ dare_ties = _method(
     "Drop entries of task vectors at random, rescale, elect a sign, sum those that agree.",
     f"{_DARE}; {_TIES}",
     sparsify.at_random,
+    _AT_RANDOM,
     elect=True,
     rescale=True,
 )
@@ -151,6 +167,7 @@ breadcrumbs = _method(
     "Drop the largest and the smallest entries of task vectors, sum.",
     _BREADCRUMBS,
     sparsify.band,
+    _BAND,
     rescale=False,
 )
 
@@ -159,6 +176,7 @@ breadcrumbs_ties = _method(
     "Drop the largest and the smallest entries, elect a sign, sum those that agree.",
     f"{_BREADCRUMBS}; {_TIES}",
     sparsify.band,
+    _BAND,
     elect=True,
     rescale=False,
 )
@@ -168,6 +186,7 @@ della = _method(
     "Drop entries at random, small ones more often, rescale, elect a sign, average what agrees.",
     f"{_DELLA}; {_TIES}",
     sparsify.ranked,
+    _RANKED,
     elect=True,
     normalize=True,
     rescale=True,
@@ -178,5 +197,6 @@ della_linear = _method(
     "Drop entries of task vectors at random, small ones more often, rescale, sum.",
     _DELLA,
     sparsify.ranked,
+    _RANKED,
     rescale=True,
 )
