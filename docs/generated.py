@@ -83,7 +83,8 @@ def measured() -> str:
 
     rows = [
         ("method", "formula", "entries off by more than 1e-5", "largest difference",
-         "the same in bfloat16", "mergekit's CPU time over wslax's", "bytes a second over a copy's"),
+         "the same in bfloat16", "mergekit's CPU time over wslax's",
+         "bytes a second over a copy's"),
         ("---",) * 7,
     ]  # fmt: skip
     for name, method in {**METHODS, **FURTHER}.items():

@@ -127,7 +127,8 @@ FURTHER: dict[str, Method] = {
             "wudi",
             "Least interference with the task vectors' own inputs, solved.",
             "Cheng et al. 2025, WUDI, arXiv:2503.08099",
-            r"B + \lambda D, \; D = \arg\min \sum_i \lVert D_i^T (D - D_i)\rVert^2 / \lVert D_i\rVert^2",
+            r"B + \lambda D, \; D = \arg\min "
+            r"\sum_i \lVert D_i^T (D - D_i)\rVert^2 / \lVert D_i\rVert^2",
             _LAM,
         ),
     )
