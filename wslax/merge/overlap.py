@@ -69,7 +69,8 @@ ramplus_tl = Method(
     name="ramplus_tl",
     about="As ram, with entries that one member alone changes raised by its overlap with others.",
     source="arXiv:2601.13572",
-    formula=r"\mathrm{ram},\; \text{entries of one member} \times (1 + r\, \mathrm{clip}(s_i / a_i, 0, \alpha))",
+    formula=r"\mathrm{ram},\; \text{entries of one member} \times "
+    r"(1 + r\, \mathrm{clip}(s_i / a_i, 0, \alpha))",
     combine=_ramplus,
     rounds=_overlap_rounds,
     params=(

@@ -197,7 +197,8 @@ multislerp = Method(
     name="multislerp",
     about="The members' weighted mean direction, as long as they are on average.",
     source="Goddard 2025; mergekit 0.1.5",
-    formula=r"b + \exp_m\big(\sum_i w_i \log_m u_i\big) \sum_i w_i \lVert d_i\rVert, \; u_i = d_i / \lVert d_i\rVert",
+    formula=r"b + \exp_m\big(\sum_i w_i \log_m u_i\big) \sum_i w_i \lVert d_i\rVert, "
+    r"\; u_i = d_i / \lVert d_i\rVert",
     combine=_multislerp,
     rounds=_rounds,
     params=(
@@ -212,7 +213,8 @@ karcher = Method(
     name="karcher",
     about="The members' mean direction on the sphere, as long as they are on average.",
     source="Karcher 1977; arXiv:2603.04972",
-    formula=r"m \,\tfrac{1}{N} \sum_i \lVert x_i\rVert, \; m \leftarrow \exp_m\big(\tfrac{1}{N} \sum_i \log_m u_i\big)",
+    formula=r"m \,\tfrac{1}{N} \sum_i \lVert x_i\rVert, "
+    r"\; m \leftarrow \exp_m\big(\tfrac{1}{N} \sum_i \log_m u_i\big)",
     combine=_karcher,
     rounds=_rounds,
     params=(
@@ -226,7 +228,8 @@ model_stock = Method(
     name="model_stock",
     about="Between base and mean, nearer to the mean the more the task vectors agree.",
     source="Jang et al. 2024, Model Stock, arXiv:2403.19522",
-    formula=r"t \bar x + (1 - t) b, \; t = \frac{N c}{1 + (N - 1) c}, \; c = \overline{\cos(d_i, d_j)}",
+    formula=r"t \bar x + (1 - t) b, \; t = \frac{N c}{1 + (N - 1) c}, "
+    r"\; c = \overline{\cos(d_i, d_j)}",
     combine=_model_stock,
     rounds=_rounds,
     params=(Param("filter_wise", "angles row by row", False, kind=bool),),
