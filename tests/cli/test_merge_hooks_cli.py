@@ -1,6 +1,7 @@
 """Merges in several steps, judged and searched, through the command."""
 
 import json
+import shutil
 import textwrap
 
 import numpy as np
@@ -119,7 +120,7 @@ def test_a_search_finds_the_number_and_goes_on_where_it_was_stopped(here, capsys
     assert abs(weights("out")[0] - 0.3) < 0.02
     assert "best of 48 (minimize)" in capsys.readouterr().out
     log = here / "out.search" / "candidates.jsonl"
-    lines = log.read_text().splitlines()
+    asked, *lines = log.read_text().splitlines()
     assert len(lines) == 48
     best = min(lines, key=lambda line: json.loads(line)["fitness"])
     assert json.loads(best)["values"]["models.1.parameters.weight"] == pytest.approx(
@@ -127,13 +128,13 @@ def test_a_search_finds_the_number_and_goes_on_where_it_was_stopped(here, capsys
     )
     (here / "out.search").rename(here / "again.search")
     log = here / "again.search" / "candidates.jsonl"
-    log.write_text("\n".join([*lines[:30], lines[30][:12]]))
+    log.write_text("\n".join([asked, *lines[:30], lines[30][:12]]))
     import judge
 
     judge.calls.clear()
     assert main(["merge", "r.yaml", "again", *SEARCH, "--budget", "48", "--resume"]) == 0
     assert len(judge.calls) == 18
-    assert log.read_text().splitlines() == lines
+    assert log.read_text().splitlines() == [asked, *lines]
     assert weights("again").tolist() == weights("out").tolist()
 
 
@@ -143,7 +144,7 @@ def test_a_search_finds_the_number_and_goes_on_where_it_was_stopped(here, capsys
         (
             RANGES,
             ["--search", "judge:near"],
-            "--search takes a recipe with ranges, and",
+            "--search takes a recipe with ranges and --direction",
         ),
         (RANGES.replace("{low: 0, high: 1}", "1"), SEARCH, "nothing is searched: put {low: 0"),
         (RANGES.replace("high: 1", "high: -1"), SEARCH, "expected low below high, got 0 and -1"),
@@ -156,3 +157,84 @@ def test_a_search_that_cannot_be(here, capsys, text, tokens, sentence):
     assert main(["merge", "r.yaml", "out", *tokens]) != 0
     assert sentence in capsys.readouterr().err
     assert not (here / "out").exists()
+
+
+def test_a_search_does_not_take_the_answers_of_another(here, capsys):
+    (here / "r.yaml").write_text(RANGES)
+    search = ["merge", "r.yaml", "out", *SEARCH, "--budget", "4", "--batch", "4"]
+    assert main(search) == 0
+    shutil.rmtree(here / "out")
+    other = ["judge:value" if token == "judge:near" else token for token in search]
+    for changed in ([*search, "--seed", "2"], other):
+        assert main([*changed, "--resume"]) == 1
+        assert "is of another search" in capsys.readouterr().err
+    assert main(search) == 1
+    assert "is of an earlier search; go on with resume, or remove it" in capsys.readouterr().err
+
+
+def test_a_fitness_that_is_never_a_number_finds_nothing(here, capsys):
+    (here / "r.yaml").write_text(RANGES)
+    (here / "none.py").write_text("def at_all(path): return float('nan')")
+    tokens = ["--search", "none:at_all", "--direction", "minimize", "--budget", "4", "--batch", "4"]
+    assert main(["merge", "r.yaml", "out", *tokens]) == 1
+    assert "no number for any of 4 candidates" in capsys.readouterr().err
+
+
+def test_code_that_fails_is_one_message(here, capsys):
+    (here / "broken.py").write_text("def f(path:\n")
+    (here / "raises.py").write_text("def f(path): return 1 / 0")
+    assert main(["merge", "a", "--method", "linear", "--out", "out", "--eval", "broken:f"]) == 1
+    assert "the module cannot be imported (SyntaxError" in capsys.readouterr().err
+    assert main(["merge", "a", "--method", "linear", "--out", "out", "--eval", "raises:f"]) == 1
+    assert "f failed on out: ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_intermediates_leave_what_is_not_theirs(here):
+    (here / "two.yaml").write_text(TWICE)
+    (here / "out.intermediates").mkdir()
+    (here / "out.intermediates" / "mine").write_text("x")
+    assert main(["merge", "two.yaml", "out"]) == 0
+    assert [p.name for p in (here / "out.intermediates").iterdir()] == ["mine"]
+
+
+def test_a_file_of_recipes_that_fails_can_be_run_again(here, capsys):
+    (here / "two.yaml").write_text(TWICE)
+    ws.io.save({"w": np.full(3, np.nan, np.float32)}, here / "c2")
+    shutil.rmtree(here / "c")
+    (here / "c2").rename(here / "c")
+    assert main(["merge", "two.yaml", "out"]) == 1
+    assert "holds NaN" in capsys.readouterr().err
+    assert not list(here.glob("out*"))
+    assert main(["merge", "two.yaml", "out", "--resume"]) == 1
+    half = here / "out.intermediates" / "half"
+    assert half.exists()
+    shutil.rmtree(here / "a")
+    ws.io.save({"w": np.full(3, 5, np.float32)}, here / "a")
+    capsys.readouterr()
+    assert main(["merge", "two.yaml", "out", "--resume"]) == 1
+    assert "was made by another merge, or of other files" in capsys.readouterr().err
+
+
+def test_the_kept_recipe_of_several_runs_again(here):
+    (here / "two.yaml").write_text(TWICE)
+    assert main(["merge", "two.yaml", "out"]) == 0
+    assert main(["merge", "out/mergekit_config.yml", "again"]) == 0
+    assert weights("again").tolist() == weights("out").tolist()
+
+
+def test_names_with_brackets_are_names(here, capsys):
+    ws.io.save({"evil[/x].w": np.ones(2, np.float32)}, here / "m[/v2]")
+    tokens = ["merge", "m[/v2]", "--method", "linear", "--out", "o[bold]p"]
+    assert main([*tokens, "--dry-run"]) == 0
+    assert main(tokens) == 0
+    out = capsys.readouterr().out
+    assert "evil[/x].w" in out
+    assert "m[/v2]" in out
+    assert "o[bold]p" in out
+
+
+@pytest.mark.parametrize("out", ["a/model.safetensors/x", "n" * 300, "link"])
+def test_outputs_that_cannot_be(here, capsys, out):
+    (here / "link").symlink_to("nowhere")
+    assert main(["merge", "b", "--method", "linear", "--out", out]) == 1
+    assert "error: " in capsys.readouterr().err

@@ -223,6 +223,17 @@ RECIPES = {
         "parameters": {"t": 0.4},
         "tokenizer_source": "b",
     },
+    "union over the base of a slice": {
+        "merge_method": "task_arithmetic",
+        "slices": [
+            {
+                "sources": [_part("a", 0, 3), _part("b", 0, 3), _part("base", 0, 3)],
+                "base_model": "base",
+            },
+        ],
+        "parameters": {"weight": 0.5},
+        "tokenizer_source": "union",
+    },
     "a head that one model ties": {
         "merge_method": "linear",
         "models": [{"model": "a"}, {"model": "tied"}],

@@ -29,6 +29,15 @@ REFERENCES = json.loads(pathlib.Path(__file__).with_name("mergekit_folders.json"
 def where(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     folders.make_folders(folder)
+    for name in ("odd", "slow", "biased"):
+        shutil.copytree(folder / "a", folder / name)
+    tree = dict(safetensors.numpy.load_file(folder / "a" / "model.safetensors"))
+    head = {"lm_head.bias": np.zeros(9, np.float32)}
+    safetensors.numpy.save_file({**tree, **head}, folder / "biased" / "model.safetensors")
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        tree[name] = np.concatenate([tree[name], tree[name][:1]])
+    safetensors.numpy.save_file(tree, folder / "odd" / "model.safetensors")
+    (folder / "slow" / "tokenizer.json").rename(folder / "slow" / "vocab.json")
     return folder
 
 
@@ -227,6 +236,18 @@ REFUSED = {
         {**LINEAR, "modules": {"layers": {"models": TWO}}},
         "lm_head.weight (3 in all) is of none of them",
     ),
+    "rows that are not the vocabulary's": (
+        {**LINEAR, "models": [{"model": "a"}, {"model": "odd"}], "tokenizer_source": "union"},
+        "10 rows in odd/model.safetensors, and the config says vocab_size 9; whose rows they are",
+    ),
+    "a tokenizer of another kind": (
+        {**LINEAR, "models": [{"model": "a"}, {"model": "slow"}], "tokenizer_source": "union"},
+        "slow: has no tokenizer.json beside its weights",
+    ),
+    "a tensor that only one slice's source has": (
+        {**LINEAR, "slices": slices([("a", [0, 1]), ("biased", [0, 1])])},
+        "a/model.safetensors: lacks 'lm_head.bias' that biased/model.safetensors has",
+    ),
     "an adapter alone": ({**LINEAR, "models": [{"model": "lora"}]}, "write MODEL+lora"),
     "an adapter of other names": (
         {**LINEAR, "models": [{"model": "t5a+lora"}]},
@@ -374,3 +395,59 @@ def test_the_card_and_the_recipe_stand_beside_the_weights(where, tmp_path, monke
     for entry in notes["inputs"]:
         data = (where / entry["file"]).read_bytes()
         assert entry["sha256"] == hashlib.sha256(data).hexdigest()
+
+
+def test_norms_as_wide_as_the_vocabulary_are_no_vocabulary(tmp_path, monkeypatch):
+    def model(name, tokens):
+        tree = {n: np.arange(16, dtype=np.float32).reshape(4, 4) for n in ("wte", "lm_head")}
+        tree["norm.weight"] = np.arange(4, dtype=np.float32)
+        found = save(tmp_path / name, tree, {"vocab_size": 4})
+        folders._save_tokenizer(tmp_path / name, tokens, [])
+        return found
+
+    a, b = model("a", ["x", "y", "z", "w"]), model("b", ["w", "y", "z", "x"])
+    recipe = {**LINEAR, "models": [{"model": a}, {"model": b}], "tokenizer_source": "union"}
+    found = merged(tmp_path, monkeypatch, recipe, tmp_path / "out")
+    assert found["norm.weight"].tolist() == [0, 1, 2, 3]
+    x = np.arange(16, dtype=np.float32).reshape(4, 4)
+    np.testing.assert_allclose(found["wte"], (x + x[[3, 1, 2, 0]]) / 2)
+
+
+def test_a_tokenizer_of_another_model_brings_its_files_and_no_others(tmp_path, monkeypatch, where):
+    for name in ("a", "b"):
+        shutil.copytree(where / name, tmp_path / name)
+        (tmp_path / name / f"tokenizer_{name}.txt").write_text("")
+        (tmp_path / name / "generation_config.json").write_text(json.dumps({"from": name}))
+    recipe = {**LINEAR, "models": TWO, "tokenizer_source": "b"}
+    merged(tmp_path, monkeypatch, recipe, tmp_path / "out")
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert "tokenizer_b.txt" in names
+    assert "tokenizer_a.txt" not in names
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text()) == {"from": "a"}
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["vocab_size"] == len(folders.TOKENS["b"]) + 1
+
+
+def test_a_resumed_merge_sees_that_an_adapters_config_changed(where, tmp_path, monkeypatch):
+    for name in ("a", "lora"):
+        shutil.copytree(where / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    recipe = {**LINEAR, "models": [{"model": "a+lora"}]}
+    with pytest.raises(Killed):
+        ws.merge.checkpoints(recipe, "out", progress=stop_after(5)[0], resume=True)
+    config = tmp_path / "lora" / "adapter_config.json"
+    config.write_text(config.read_text().replace('"lora_alpha": 3', '"lora_alpha": 30'))
+    with pytest.raises(ws.WeightSpaceError, match="its inputs have changed; remove it"):
+        ws.merge.checkpoints(recipe, "out", resume=True)
+    shutil.rmtree("out.partial")
+    ws.merge.checkpoints(recipe, "out", resume=True)
+    assert not (tmp_path / "out.partial.journal").exists()
+
+
+def test_a_tied_head_beside_a_longer_one(where, tmp_path, monkeypatch):
+    recipe = {**LINEAR, "models": [{"model": "tied"}, {"model": "b"}], "tokenizer_source": "union"}
+    found = merged(where, monkeypatch, recipe, tmp_path / "out")
+    assert found["lm_head.weight"].shape == found["model.embed_tokens.weight"].shape
+    assert (
+        json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
+    )

@@ -1,6 +1,7 @@
 """`wslax merge`: plan, check, stream, report."""
 
 import json
+import math
 import pathlib
 from typing import Annotated, Any, Literal
 
@@ -14,7 +15,7 @@ from wslax.io.safe_yaml import read_yaml
 from wslax.merge.files.config import parse_recipe, read_recipes
 from wslax.merge.files.disk import Report, check_out, run_plan, was_made
 from wslax.merge.files.documents import Step, in_order, plans_of
-from wslax.merge.files.hooks import evaluated, fitness_of, load_function
+from wslax.merge.files.hooks import evaluated, load_function
 from wslax.merge.files.plan import Plan, make_plan
 from wslax.merge.files.recipe import Recipe
 from wslax.merge.files.search import Candidate
@@ -65,25 +66,27 @@ def _recipes(
 
 
 def _show_plan(plan: Plan, console: Any, tensors: bool) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     base = plan.recipe.base_model if plan.method.base in ("required", "optional") else None
     models = ", ".join(model.reference for model in plan.models if model.reference != base)
     console.print(f"[bold]{plan.method.name}[/]  {plan.method.about}", highlight=False)
-    console.print(f"models  {models}", highlight=False, soft_wrap=True)
+    console.print(f"models  {models}", highlight=False, soft_wrap=True, markup=False)
     if base is not None:
-        console.print(f"base    {base}", highlight=False, soft_wrap=True)
+        console.print(f"base    {base}", highlight=False, soft_wrap=True, markup=False)
     for stacked in plan.stacked:
         console.print(
             f"layers  {stacked.stack}: {len(stacked.layers)} (before: {stacked.before})",
             highlight=False,
+            markup=False,
         )
     if plan.vocabulary is not None:
         names = ", ".join(job.name for job in plan.jobs if isinstance(job.parts[0], Aligned))
         console.print(
             f"tokens  {len(plan.vocabulary.tokens.ids):,} in {plan.vocabulary.rows:,} rows "
             f"(before: {plan.vocabulary.sizes[plan.donor.reference]:,}) of {names}",
-            highlight=False, soft_wrap=True,
+            highlight=False, soft_wrap=True, markup=False,
         )  # fmt: skip
     console.print(
         f"{len(plan.jobs)} tensors, {size(plan.read)} to read, {size(plan.written)} to "
@@ -94,7 +97,7 @@ def _show_plan(plan: Plan, console: Any, tensors: bool) -> None:
         table = Table("tensor", "dtype", "shape", "rule")
         for job in plan.jobs:
             rule = "copied" if job.compute is None else _values(_given(plan, job))
-            table.add_row(job.name, job.spec.dtype.name, str(list(job.spec.shape)), rule)
+            table.add_row(escape(job.name), job.spec.dtype.name, str(list(job.spec.shape)), rule)
         console.print(table)
 
 
@@ -114,14 +117,15 @@ def _values(params: Any) -> str:
 
 
 def _show_report(report: Report, console: Any) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table("parent", "distance to the result")
     for parent in report.parents:
-        table.add_row(parent.path, f"{parent.distance:,.4g}")
+        table.add_row(escape(parent.path), f"{parent.distance:,.4g}")
     console.print(table)
     console.print(
-        f"[bold]{report.out}[/]  {report.tensors} tensors, {size(report.written)}, norm "
+        f"[bold]{escape(report.out)}[/]  {report.tensors} tensors, {size(report.written)}, norm "
         f"{report.norm:,.4g}, all finite; {report.seconds:.1f} s, peak {size(report.peak)}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
@@ -258,8 +262,8 @@ def merge(
     console = Console(stderr=json_, quiet=json_)
     judge = load_function(eval_) if eval_ is not None else None
     if search is not None:
-        if method is not None or direction is None:
-            raise UsageError("--search takes a recipe with ranges, and --direction")
+        if method is not None or direction is None or dry_run:
+            raise UsageError("--search takes a recipe with ranges and --direction, no --dry-run")
         recipe, target = _searched(
             list(paths), out, load_function(search), console,
             budget=budget, direction=direction, strategy=strategy, batch=batch, seed=seed,
@@ -269,30 +273,49 @@ def merge(
     else:
         recipes, target = _recipes(list(paths), out, method, base, given)
     steps, folder = _steps(recipes, target, intermediates)
+    for step in steps[:-1] if not resume else ():
+        check_out(step.out)
     check_out(target)
     plans = plans_of(steps, threads)
     if dry_run:
         _show_plans(steps, plans, console, json_)
         return
-    for step in steps:
-        plan = make_plan(step.recipe, threads) if step.needs else plans[step.out]
-        if resume and step is not steps[-1] and was_made(plan, step.out, seed, digests):
-            continue
-        _show_plan(plan, console, tensors=False)
-        with bar(plan.written, "merge") as tell:
-            report = run_plan(plan, step.out, progress=tell, **options)
-        scores = evaluated(judge, target) if judge is not None and step is steps[-1] else {}
-        if json_ and step is steps[-1]:
-            parents = [parent._asdict() for parent in report.parents]
-            content = {**report._asdict(), "parents": parents} | (
-                {"eval": scores} if scores else {}
-            )
-            print(json.dumps(content, indent=2))
-        _show_report(report, console)
-        for name, value in scores.items():
-            console.print(f"{eval_}  {name} {value:.6g}", highlight=False)
-    if intermediates is None and len(steps) > 1:
-        remove(folder)
+    try:
+        for step in steps:
+            plan = make_plan(step.recipe, threads) if step.needs else plans[step.out]
+            last = step is steps[-1]
+            if resume and not last and was_made(plan, step.out, seed, digests):
+                continue
+            _show_plan(plan, console, tensors=False)
+            with bar(plan.written, "merge") as tell:
+                kept = recipes if last else ()
+                report = run_plan(plan, step.out, progress=tell, documents=kept, **options)
+            scores = evaluated(judge, target) if judge is not None and last else {}
+            if json_ and last:
+                print(json.dumps(_report_json(report, scores), indent=2))
+            _show_report(report, console)
+            for name, value in scores.items():
+                console.print(f"{eval_}  {name} {value:.6g}", highlight=False, markup=False)
+    except BaseException:
+        if not resume:
+            _remove_made(steps, folder)
+        raise
+    if intermediates is None:
+        _remove_made(steps, folder)
+
+
+def _remove_made(steps: list[Step], folder: pathlib.Path) -> None:
+    """Remove the intermediate results, and their folder if nothing else is in it."""
+    for step in steps[:-1]:
+        remove(step.out)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _report_json(report: Report, scores: dict[str, float]) -> dict[str, Any]:
+    shown = {**report._asdict(), "parents": [parent._asdict() for parent in report.parents]}
+    finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
+    return {**shown, "eval": finite} if scores else shown
 
 
 def _show_plans(steps: list[Step], plans: Any, console: Any, json_: bool) -> None:
@@ -300,7 +323,7 @@ def _show_plans(steps: list[Step], plans: Any, console: Any, json_: bool) -> Non
         if step.out in plans:
             _show_plan(plans[step.out], console, tensors=True)
         else:
-            console.print(f"{step.out}  planned when what it needs is made", highlight=False)
+            console.print(f"{step.out}  planned when what it needs is made", markup=False)
     if json_ and steps[-1].out in plans:
         print(json.dumps(_plan_json(plans[steps[-1].out]), indent=2))
 
@@ -332,15 +355,15 @@ def _searched(
 
     def told(candidate: Candidate) -> None:
         values = ", ".join(f"{name} {value:.4g}" for name, value in candidate.values.items())
-        console.print(f"{candidate.fitness:.6g}  {values}", highlight=False, soft_wrap=True)
+        text = f"{candidate.fitness:.6g}  {values}"
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     found = search_recipe(
-        read_yaml(file.read_text("utf-8")), lambda path: fitness_of(function, path),
-        f"{out}.search", told=told, **settings,
+        read_yaml(file.read_text("utf-8")), function, f"{out}.search", told=told, **settings,
     )  # fmt: skip
     console.print(
         f"best of {len(found.candidates)} ({found.direction}): {found.best.fitness:.6g}; all of "
         f"them are in {out}.search",
-        highlight=False, soft_wrap=True,
+        highlight=False, soft_wrap=True, markup=False,
     )  # fmt: skip
     return found.recipe, out

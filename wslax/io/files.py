@@ -3,7 +3,7 @@
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,13 @@ from wslax.io.writer import write_tensors
 
 Path = str | os.PathLike[str]
 
+TOKENIZER_FILES = (
+    "chat_template.*", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*",
+    "merges.txt", "spiece.model", "sentencepiece*",
+)  # fmt: skip
 _CARRIED = (
-    "config.json", "generation_config.json", "preprocessor_config.json", "chat_template.*",
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
-    "spiece.model", "sentencepiece*", "LICENSE*",
+    "config.json", "generation_config.json", "preprocessor_config.json", "LICENSE*",
+    *TOKENIZER_FILES,
 )  # fmt: skip
 
 
@@ -230,12 +233,13 @@ def save(
     return None
 
 
-def carry_files(source: Path, target: Path) -> list[str]:
+def carry_files(source: Path, target: Path, globs: Sequence[str] = _CARRIED) -> list[str]:
     """Copy a Hugging Face folder's config and tokenizer files byte for byte.
 
     Args:
       source: the folder of a model (a file's own folder carries nothing).
       target: an existing folder.
+      globs: of the names to copy.
 
     Returns:
       The names copied.
@@ -250,7 +254,7 @@ def carry_files(source: Path, target: Path) -> list[str]:
     weights = {".bin", ".safetensors"}
     found = {
         file
-        for glob in _CARRIED
+        for glob in globs
         for file in source.glob(glob)
         if file.is_file() and file.suffix not in weights
     }

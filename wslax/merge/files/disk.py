@@ -76,13 +76,25 @@ def _files(plan: Plan) -> list[pathlib.Path]:
     return sorted({file for job in plan.jobs for part in job.parts for file in part.files})
 
 
-def _provenance(plan: Plan, seed: int, digests: bool) -> dict[str, Any]:
+def changed_last(plan: Plan) -> dict[str, int]:
+    """When everything that the output depends on was changed last."""
+    beside = ("config.json", "tokenizer.json", "tokenizer_config.json")
+    folders = [model.folder for model in plan.models if model.folder is not None]
+    texts = [folder / name for folder in folders for name in beside]
+    files = [*_files(plan), *(file for file in texts if file.exists())]
+    return {str(file): file.stat().st_mtime_ns for file in files}
+
+
+def _provenance(
+    plan: Plan, seed: int, digests: bool, documents: Sequence[Recipe]
+) -> dict[str, Any]:
+    recipes = [as_yaml(recipe) for recipe in documents or [plan.recipe]]
     return {
         "wslax": __version__,
         "numpy": importlib.metadata.version("numpy"),
         "random_stream": STREAM_VERSION,
         "seed": seed,
-        "recipe": as_yaml(plan.recipe),
+        "recipe": recipes[0] if len(recipes) == 1 else recipes,
         "inputs": [
             {"file": str(file), "bytes": file.stat().st_size}
             | ({"sha256": _digest(file)} if digests else {})
@@ -98,9 +110,19 @@ def check_out(out: str | os.PathLike[str]) -> None:
         >>> check_out("no-such-folder")
     """
     path = pathlib.Path(out)
-    if path.suffix == ".safetensors" and path.exists():
-        raise WeightSpaceError(f"{path}: exists already; name another output or remove it")
-    check_free(path)
+    try:
+        if path.is_symlink():
+            raise WeightSpaceError(f"{path}: is a link; name what it leads to")
+        if path.suffix == ".safetensors" and path.exists():
+            raise WeightSpaceError(f"{path}: exists already; name another output or remove it")
+        check_free(path)
+        above = next(folder for folder in path.absolute().parents if folder.exists())
+        if not above.is_dir():
+            raise WeightSpaceError(f"{path}: {above} is a file")
+    except (OSError, ValueError) as error:
+        if isinstance(error, WeightSpaceError):
+            raise
+        raise WeightSpaceError(f"{str(path)[:80]!r}: cannot be written ({error})") from error
 
 
 def _check_apart(plan: Plan, out: pathlib.Path) -> None:
@@ -179,8 +201,9 @@ def was_made(plan: Plan, out: str | os.PathLike[str], seed: int = 0, digests: bo
     if not notes:
         return False
     notes.pop("crc32", None)
-    if notes != json.loads(json.dumps(_provenance(plan, seed, digests))):
-        raise WeightSpaceError(f"{out}: was made by another merge; remove it")
+    made = _provenance(plan, seed, digests, ()) | {"changed": changed_last(plan)}
+    if notes != json.loads(json.dumps(made)):
+        raise WeightSpaceError(f"{out}: was made by another merge, or of other files; remove it")
     return True
 
 
@@ -194,20 +217,24 @@ def run_plan(
     allow_nonfinite: Sequence[str] = (),
     digests: bool = False,
     resume: bool = False,
+    documents: Sequence[Recipe] = (),
     progress: Callable[[int], None] | None = None,
 ) -> Report:
-    """Carry out a plan; see `checkpoints`."""
+    """Carry out a plan; see `checkpoints`. `documents` are the whole file's, to be kept with it."""
     begin, out = time.perf_counter(), pathlib.Path(out)
     check_out(out)
+    if shard_bytes is not None and shard_bytes < 1:
+        raise WeightSpaceError(f"shard_bytes: expected at least 1, got {shard_bytes}")
     _check_apart(plan, out)
     _check_globs(plan, allow_nonfinite)
     check_output(plan)
     specs = {job.name: job.spec for job in plan.jobs}
-    provenance = _provenance(plan, seed, digests)
+    provenance = _provenance(plan, seed, digests, documents)
+    changed = changed_last(plan)
     notes = {**FORMAT, "wslax": json.dumps(provenance)}
     with (
+        open_journal(partial_name(out), resume, changed) as journal,
         write_tensors(out, specs, notes, shard_bytes, resume) as (writer, partial),
-        open_journal(partial, resume, _files(plan)) as journal,
     ):
         done = journal.verified(writer)
 
@@ -224,7 +251,7 @@ def run_plan(
         )  # fmt: skip
         if partial.is_dir():
             crc32 = {name: f"{check.crc32:08x}" for name, check in checks.items()}
-            write_folder(plan, partial, {**provenance, "crc32": crc32})
+            write_folder(plan, partial, {**provenance, "changed": changed, "crc32": crc32})
     return _report(plan, out, checks, time.perf_counter() - begin)
 
 

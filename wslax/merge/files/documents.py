@@ -71,7 +71,8 @@ def in_order(recipes: Sequence[Recipe], out: pathlib.Path, folder: pathlib.Path)
     for name in filter(None, names):
         if names.count(name) > 1:
             raise WeightSpaceError(f"name: two recipes are called {name!r}")
-        if pathlib.PurePath(name).name != name or name in (".", "..") or "\0" in name:
+        odd = set(name) & set("\0+@") or name in (".", "..") or len(name) > 200
+        if odd or pathlib.PurePath(name).name != name:
             raise WeightSpaceError(f"name: {name!r} is no plain name of a folder")
     needs = {
         i: {names.index(n) for r in _every_reference(recipe) if (n := _named(r)[0]) in names}

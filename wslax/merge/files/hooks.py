@@ -32,8 +32,10 @@ def load_function(name: str) -> Callable[[str], Any]:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise WeightSpaceError(f"{name}: the module cannot be imported ({error})") from error
+    except Exception as error:  # whatever its code does
+        raise WeightSpaceError(
+            f"{name}: the module cannot be imported ({type(error).__name__}: {error})"
+        ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
         known = [n for n in dir(module) if callable(getattr(module, n)) and not n.startswith("_")]
@@ -49,7 +51,13 @@ def evaluated(function: Callable[[str], Any], out: str) -> dict[str, float]:
         >>> evaluated(lambda path: {"accuracy": 0.5}, "merged"), evaluated(len, "merged")
         ({'accuracy': 0.5}, {'score': 6.0})
     """
-    found = function(out)
+    try:
+        found = function(out)
+    except Exception as error:
+        name = getattr(function, "__name__", "the evaluation")
+        raise WeightSpaceError(
+            f"{name} failed on {out}: {type(error).__name__}: {error}"
+        ) from error
     scores = found if isinstance(found, Mapping) else {"score": found}
     for name, value in scores.items():
         if isinstance(value, bool) or not isinstance(value, numbers.Real):

@@ -4,7 +4,7 @@ import json
 import os
 import pathlib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TextIO
 
@@ -62,23 +62,25 @@ def _check_of(line: str) -> tuple[str, Check] | None:
 
 @contextmanager
 def open_journal(
-    partial: pathlib.Path, resume: bool, inputs: Sequence[pathlib.Path]
+    partial: pathlib.Path, resume: bool, changed: Mapping[str, int]
 ) -> Iterator[Journal]:
     """The journal of an output at its temporary name; it goes when the output is whole.
 
     Args:
       partial: the output's temporary name.
       resume: read what earlier runs wrote down, and keep the journal on an error.
-      inputs: files that must not have changed since.
+      changed: when each input was changed last.
 
     Raises:
-      WeightSpaceError: if one has.
+      WeightSpaceError: if one was changed since.
     """
     path = partial.with_name(partial.name + ".journal")
-    lines = path.read_text("utf-8", "replace").splitlines() if resume and path.exists() else []
-    begun = json.dumps({str(file): file.stat().st_mtime_ns for file in inputs})
+    kept = resume and path.exists() and partial.exists()
+    lines = path.read_text("utf-8", "replace").splitlines() if kept else []
+    begun = json.dumps(changed)
     if lines and lines[0] != begun:
         raise WeightSpaceError(f"{partial}: its inputs have changed; remove it to start anew")
+    path.parent.mkdir(parents=True, exist_ok=True)
     found = dict(entry for entry in map(_check_of, lines[1:]) if entry is not None)
     done = False
     with path.open("a" if lines else "w", encoding="utf-8") as file:

@@ -1,5 +1,6 @@
 """Which tensors of two models are the same one: prefixes that differ, heads that are tied."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 
 from wslax.errors import WeightSpaceError, did_you_mean
@@ -7,7 +8,25 @@ from wslax.merge.files.layers import address_of
 from wslax.merge.files.parts import Part
 from wslax.merge.files.references import Model
 
-_EMBEDDING = ("emb", "wte", "tok_")
+_TOKENS = re.compile(
+    r"(^|[._])(embed_tokens|wte|word_embeddings?|tok_embeddings|embed_in|shared)\b"
+    r"|(^|\.)embeddings\.weight$"
+)
+_HEAD = re.compile(r"(^|[._])(lm_head|embed_out|predictions)\b|^output\.(weight|bias)$")
+
+
+def is_vocabulary(name: str) -> bool:
+    """Whether a tensor's rows are tokens, by its name: an embedding of tokens, a head, its bias.
+
+    Example:
+        >>> names = ("model.embed_tokens.weight", "lm_head.weight", "wpe.weight", "norm.weight")
+        >>> [is_vocabulary(name) for name in names]
+        [True, True, False, False]
+    """
+    lower = name.lower()
+    if "norm" in lower or ".dense." in lower or "transform" in lower.rpartition("predictions")[2]:
+        return False
+    return bool(_TOKENS.search(name) or _HEAD.search(name))
 
 
 def is_embedding(name: str) -> bool:
@@ -17,7 +36,18 @@ def is_embedding(name: str) -> bool:
         >>> [is_embedding(n) for n in ("model.embed_tokens.weight", "transformer.wte", "lm_head.w")]
         [True, True, False]
     """
-    marks = (*_EMBEDDING, "wpe", "rotary", "relative", "patch", "shared.", "conv", "cls_token")
+    marks = (
+        "emb",
+        "wte",
+        "tok_",
+        "wpe",
+        "rotary",
+        "relative",
+        "patch",
+        "shared.",
+        "conv",
+        "cls_token",
+    )
     return any(mark in name for mark in marks)
 
 
@@ -72,7 +102,7 @@ class Spelling(dict[str, str]):
 def tied_head(model: Model, name: str, shape: tuple[int, ...]) -> Part | None:
     """What a head that a model does not store is: the embedding that it is tied to.
 
-    Only where the model's config ties them, and one embedding has the head's shape.
+    Only where the model's config ties them, and it has one embedding of tokens of that width.
     """
     config = model.config
     text = config.get("text_config")
@@ -83,7 +113,7 @@ def tied_head(model: Model, name: str, shape: tuple[int, ...]) -> Part | None:
     found = [
         part
         for other, part in model.parts.items()
-        if part.shape == shape and any(mark in other for mark in _EMBEDDING)
+        if part.shape[1:] == shape[1:] and len(part.shape) == 2 and _TOKENS.search(other)
     ]
     return found[0] if len(found) == 1 else None
 

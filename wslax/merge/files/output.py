@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from wslax.errors import WeightSpaceError
-from wslax.io.files import carry_files
+from wslax.io.files import TOKENIZER_FILES, carry_files
 from wslax.merge.files.plan import Plan
 from wslax.merge.files.recipe import Recipe
 from wslax.merge.files.references import read_json, split
@@ -17,11 +17,9 @@ from wslax.merge.files.targets import Stacked
 from wslax.merge.files.templates import FILE as TEMPLATE
 from wslax.merge.files.templates import choose_template
 from wslax.merge.files.tokens import FILE as TOKENIZER
-from wslax.merge.files.tokens import Tokens
+from wslax.merge.files.tokens import SLOW, Tokens
 
 PROVENANCE, RECIPE, CARD = "wslax_merge.json", "mergekit_config.yml", "README.md"
-_SLOW = ("vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", "tokenizer.model",
-         "spiece.model", "sentencepiece.bpe.model")  # fmt: skip
 _CARD = """---
 {front}---
 # {name}
@@ -70,7 +68,10 @@ def write_folder(plan: Plan, folder: pathlib.Path, provenance: Mapping[str, Any]
         if config != plan.donor.config:
             _write_json(folder / "config.json", config)
     _write_template(plan, folder)
-    text = yaml.safe_dump(provenance["recipe"], sort_keys=False, default_flow_style=None)
+    given = provenance["recipe"]
+    text = yaml.safe_dump_all(
+        given if isinstance(given, list) else [given], sort_keys=False, default_flow_style=None
+    )
     (folder / RECIPE).write_text(text, "utf-8")
     (folder / CARD).write_text(_card(plan, folder.name.removesuffix(".partial"), text), "utf-8")
     _write_json(folder / PROVENANCE, provenance)
@@ -167,10 +168,13 @@ def _counts_layers(key: str) -> bool:
 
 def _write_tokenizer(tokens: Tokens, folder: pathlib.Path) -> None:
     """The output's tokenizer: the source's own files where nothing changed, else a new json."""
-    carry_files(tokens.path.parent, folder)
+    for glob in TOKENIZER_FILES:
+        for file in folder.glob(glob):
+            file.unlink()
+    carry_files(tokens.path.parent, folder, TOKENIZER_FILES)
     if read_json(tokens.path) == tokens.content:
         return
-    for name in _SLOW:
+    for name in SLOW:
         (folder / name).unlink(missing_ok=True)
     _write_json(folder / TOKENIZER, tokens.content)
     config = read_json(folder / "tokenizer_config.json")

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from wslax.io.dequantise import Pair, read_pair
-from wslax.io.lora import Adapter, apply_adapter
+from wslax.io.lora import CONFIG, Adapter, apply_adapter
 from wslax.io.reader import Tensors
 from wslax.merge.files.scratch import scratch
 
@@ -139,7 +139,8 @@ class Adapted:
     def files(self) -> set[pathlib.Path]:
         """The base's and the adapter's."""
         infos = self.adapter.tensors.infos
-        return self.base.files | {infos[name].file for name in self._factors()}
+        own = {infos[name].file for name in self._factors()}
+        return self.base.files | own | {self.path.with_name(CONFIG)}
 
     def read(self, start: int, out: np.ndarray) -> None:
         """See `Part`."""

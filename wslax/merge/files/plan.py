@@ -16,7 +16,7 @@ from wslax.merge.files.recipe import Recipe, models_of
 from wslax.merge.files.references import Model, open_model
 from wslax.merge.files.resolve import resolve
 from wslax.merge.files.targets import Stacked, Target, find_targets
-from wslax.merge.files.vocabulary import Vocabulary, align, make_vocabulary
+from wslax.merge.files.vocabulary import Aligned, Vocabulary, align, make_vocabulary
 from wslax.merge.method import Each, Method, matrix_of
 from wslax.merge.registry import ON_DISK
 
@@ -153,7 +153,12 @@ def make_plan(
     targets, stacked = find_targets(recipe, opened, donor)
     vocabulary = make_vocabulary(recipe, opened, donor)
     if vocabulary is not None:
-        targets = [align(vocabulary, target, opened) for target in targets]
+        targets = [align(vocabulary, target) for target in targets]
+        if not any(isinstance(part, Aligned) for target in targets for part in target.parts):
+            raise WeightSpaceError(
+                f"{donor.path}: no tensor has the name of an embedding of tokens, so there is "
+                "nothing for a tokenizer to align"
+            )
     used = list(dict.fromkeys(entry.model for t in targets for entry in t.piece.sources))
     places = {reference: i for i, reference in enumerate(used)}
     jobs = [_job(target, recipe, places) for target in targets]

@@ -124,12 +124,14 @@ class Piece(NamedTuple):
       base: the base of the task vectors, or None.
       levels: parameters for all members, nearest first.
       place: where it stands in the recipe, for messages.
+      named: the model that the recipe calls the base here, whatever the method makes of it.
     """
 
     members: list[ModelEntry]
     base: ModelEntry | None
     levels: tuple[Mapping[str, Any], ...]
     place: str
+    named: str | None = None
 
     @property
     def sources(self) -> list[ModelEntry]:
@@ -194,7 +196,7 @@ def _piece(
         raise WeightSpaceError(
             f"{place}: {method.name} takes at least {method.least}{most}, got {len(members)}"
         )
-    return Piece(members, origin, levels, place)
+    return Piece(members, origin, levels, place, base)
 
 
 def _ordered(

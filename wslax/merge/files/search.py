@@ -15,7 +15,8 @@ import numpy as np
 from wslax.errors import WeightSpaceError, did_you_mean
 from wslax.io.atomic import remove
 from wslax.merge.files.config import parse_recipe
-from wslax.merge.files.disk import run_plan
+from wslax.merge.files.disk import changed_last, run_plan
+from wslax.merge.files.hooks import fitness_of
 from wslax.merge.files.plan import make_plan
 from wslax.merge.files.recipe import Recipe
 from wslax.numerics.proposals import Proposer, cma_es, uniform
@@ -119,7 +120,7 @@ def filled(content: Any, dials: list[Dial], point: Any) -> Any:
 
 def search(
     content: Any,
-    fitness: Callable[[str], float],
+    fitness: Callable[[str], Any],
     folder: str | os.PathLike[str],
     *,
     budget: int,
@@ -138,8 +139,8 @@ def search(
 
     Args:
       content: a recipe as in YAML, with `{low, high}` in place of the numbers that are searched.
-      fitness: path of a merged folder to a number; NaN never wins.
-      folder: holds the candidate at hand and `candidates.jsonl`.
+      fitness: path of a merged folder to a number, or to several with a `score`; NaN never wins.
+      folder: holds the candidate at hand and `candidates.jsonl`; new, but to go on.
       budget: candidates; as many whole batches are made as fit.
       direction: `"maximize"` or `"minimize"`.
       strategy: `"cma_es"` (begins in the middle with a sixth of each range) or `"random"`.
@@ -167,12 +168,18 @@ def search(
         >>> abs(found.recipe.models[1].parameters["weight"] - 0.25) < 0.01
         True
     """
-    dials, proposer = _checked(content, budget, direction, strategy, batch)
+    dials, proposer, changed = _checked(content, budget, direction, strategy, batch)
     folder = pathlib.Path(folder)
     log = folder / LOG
-    known = _read_log(log) if resume else []
+    if log.exists() and not resume:
+        raise WeightSpaceError(f"{log}: is of an earlier search; go on with resume, or remove it")
+    name = f"{fitness.__module__}:{fitness.__qualname__}"
+    asked = {"recipe": content, "fitness": name, "direction": direction, "strategy": strategy,
+             "batch": batch, "seed": seed, "changed": changed}  # fmt: skip
+    known = _read_log(log, json.dumps(asked, default=str))
     folder.mkdir(parents=True, exist_ok=True)
-    log.write_text("".join(json.dumps(c._asdict()) + "\n" for c in known), "utf-8")
+    lines = [asked, *(c._asdict() for c in known)]
+    log.write_text("".join(json.dumps(x, default=str) + "\n" for x in lines), "utf-8")
     candidates: list[Candidate] = []
     sign, state = 1.0 if direction == "maximize" else -1.0, proposer.init(seed, len(dials))
     with log.open("a", encoding="utf-8") as file:
@@ -185,8 +192,6 @@ def search(
                 }
                 at = len(candidates)
                 if at < len(known):
-                    if known[at].values != values:
-                        raise WeightSpaceError(f"{log}: is of another search; remove {folder}")
                     candidates.append(known[at])
                     continue
                 recipe = parse_recipe(filled(content, dials, point))
@@ -198,6 +203,8 @@ def search(
             scores = [sign * c.fitness for c in candidates[-batch:]]
             worth = np.array([-np.inf if np.isnan(s) else s for s in scores])
             state = proposer.tell(state, points, worth, None)
+    if all(np.isnan(c.fitness) for c in candidates):
+        raise WeightSpaceError(f"the fitness was no number for any of {len(candidates)} candidates")
     best = max(candidates, key=lambda c: -np.inf if np.isnan(c.fitness) else sign * c.fitness)
     point = [(best.values[d.name] - d.low) / (d.high - d.low) for d in dials]
     return Search(parse_recipe(filled(content, dials, point)), best, direction, candidates)
@@ -205,7 +212,8 @@ def search(
 
 def _checked(
     content: Any, budget: int, direction: str, strategy: str, batch: int
-) -> tuple[list[Dial], Proposer]:
+) -> tuple[list[Dial], Proposer, dict[str, int]]:
+    """What is searched and how, and when the inputs were changed last."""
     if strategy not in STRATEGIES:
         hint = did_you_mean(strategy, STRATEGIES)
         raise WeightSpaceError(f"strategy: no strategy is called {strategy!r}.{hint}")
@@ -220,26 +228,31 @@ def _checked(
         raise WeightSpaceError(
             "nothing is searched: put {low: 0, high: 1} in place of a number in the recipe"
         )
-    for end in (0.0, 1.0):
-        make_plan(parse_recipe(filled(content, dials, [end] * len(dials))))
-    return dials, STRATEGIES[strategy](batch)
+    plan, _ = (
+        make_plan(parse_recipe(filled(content, dials, [end] * len(dials)))) for end in (0.0, 1.0)
+    )
+    return dials, STRATEGIES[strategy](batch), changed_last(plan)
 
 
 def _try(
-    recipe: Recipe, folder: pathlib.Path, fitness: Callable[[str], float], seed: int, threads: int
+    recipe: Recipe, folder: pathlib.Path, fitness: Callable[[str], Any], seed: int, threads: int
 ) -> float:
     out = folder / "candidate"
     remove(out)
     run_plan(make_plan(recipe, threads), out, seed=seed, threads=threads)
     try:
-        return fitness(str(out))
+        return fitness_of(fitness, str(out))
     finally:
         remove(out)
 
 
-def _read_log(log: pathlib.Path) -> list[Candidate]:
-    found = []
-    for line in log.read_text("utf-8", "replace").splitlines() if log.exists() else ():
+def _read_log(log: pathlib.Path, asked: str) -> list[Candidate]:
+    """The candidates of a log that begins with the same question; one cut short ends it."""
+    found: list[Candidate] = []
+    lines = log.read_text("utf-8", "replace").splitlines() if log.exists() else []
+    if lines and lines[0] != asked:
+        raise WeightSpaceError(f"{log}: is of another search, or of other files; remove it")
+    for line in lines[1:]:
         try:
             row = json.loads(line)
             found.append(Candidate(dict(row["values"]), float(row["fitness"])))

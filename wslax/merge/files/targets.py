@@ -80,6 +80,7 @@ class _Names:
             reference: Spelling(*prefix_between(donor.parts, model.parts, self.stacks))
             for reference, model in models.items()
         }
+        self.found: dict[tuple[str, str], dict[int, list[str]]] = {}
         self.prefixes = {name: module.prefix for name, module in recipe.modules.items()}
 
     def of_module(self, model: Model, module: str) -> list[str]:
@@ -96,6 +97,16 @@ class _Names:
             if name not in self.donor.parts
             and tied_head(self.donor, name, self.models[entry.model].parts[name].shape)
         }
+
+    def own_stack(self, reference: str, stack: str) -> str:
+        """How a model spells the donor's stack."""
+        return address_of(self.spelled[reference][f"{stack}.0.x"]).stack
+
+    def layers(self, reference: str, stack: str) -> dict[int, list[str]]:
+        """What stands in each layer of a model's stack; found once, for recipes of many slices."""
+        if (reference, stack) not in self.found:
+            self.found[reference, stack] = _layers(list(self.models[reference].parts), stack)
+        return self.found[reference, stack]
 
     def target(
         self, name: str, piece: Piece, inputs: Sequence[str], position: float, layered: bool
@@ -147,9 +158,14 @@ def _sliced(names: _Names, module: str, parts: Sequence[Piece]) -> tuple[list[Ta
     after = {n: shape for n, shape in outside.items() if n not in before}
     for piece, wanted in ((parts[0], before), (parts[-1], after)):
         for entry in piece.sources:
-            check_same(
-                wanted, names.donor, names.models[entry.model], (), names.spelled[entry.model]
-            )
+            model, spelled = names.models[entry.model], names.spelled[entry.model]
+            theirs = [
+                n
+                for n in names.of_module(model, module)
+                if address_of(n, (names.own_stack(entry.model, stack),)).layer is None
+                and is_embedding(n) == (wanted is before)
+            ]
+            check_same(wanted, names.donor, model, theirs, spelled)
     found = names.outside(before, parts[0])
     layers: list[int] = []
     for piece in parts:
@@ -163,9 +179,9 @@ def _layered(names: _Names, stack: str, piece: Piece, layers: list[int]) -> list
     """One slice's layers, numbered on from those before; `layers` gets their first sources'."""
     held = []
     for entry in piece.sources:
-        model, spelled = names.models[entry.model], names.spelled[entry.model]
-        own = address_of(spelled[f"{stack}.0.x"]).stack
-        have = _layers(list(model.parts), own)
+        model = names.models[entry.model]
+        own = names.own_stack(entry.model, stack)
+        have = names.layers(entry.model, own)
         assert entry.layer_range is not None
         first, last = entry.layer_range
         depth = max(have, default=-1) + 1

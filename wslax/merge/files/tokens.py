@@ -9,6 +9,8 @@ from wslax.errors import WeightSpaceError
 from wslax.merge.files.references import Model, read_json
 
 FILE = "tokenizer.json"
+SLOW = ("vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", "tokenizer.model",
+        "spiece.model", "sentencepiece.bpe.model")  # fmt: skip
 
 
 class Tokens(NamedTuple):
@@ -66,7 +68,8 @@ def tokens_of(model: Model, like: Tokens | None, rows: int) -> Tokens:
     found = read_tokens(model.folder) if model.folder is not None else None
     if found is not None:
         return found
-    if like is not None and max(like.ids.values()) < rows:
+    slow = [n for n in SLOW if model.folder is not None and (model.folder / n).exists()]
+    if like is not None and not slow and max(like.ids.values()) < rows:
         return like
     raise WeightSpaceError(
         f"{model.reference}: has no {FILE} beside its weights; save it with transformers' "

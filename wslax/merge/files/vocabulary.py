@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wslax.errors import WeightSpaceError, did_you_mean
+from wslax.merge.files.names import is_vocabulary
 from wslax.merge.files.parts import Part, widest
 from wslax.merge.files.recipe import Recipe, TokenizerRecipe, TokenSource
 from wslax.merge.files.references import Model, locate
@@ -37,7 +38,6 @@ class Vocabulary(NamedTuple):
       ids: model reference to its own tokens.
       sizes: model reference to the rows that its vocabulary has.
       sources: sources of single tokens by output id.
-      base: the recipe's base, whose row a model gets for a token that it lacks.
     """
 
     tokens: Tokens
@@ -46,7 +46,6 @@ class Vocabulary(NamedTuple):
     ids: Mapping[str, Mapping[str, int]]
     sizes: Mapping[str, int]
     sources: Mapping[int, TokenSource]
-    base: str | None
 
 
 def make_vocabulary(recipe: Recipe, models: Mapping[str, Model], donor: Model) -> Vocabulary | None:
@@ -78,7 +77,7 @@ def make_vocabulary(recipe: Recipe, models: Mapping[str, Model], donor: Model) -
     sources = {out.ids[token]: source for token, source in wanted.tokens.items()}
     ids = {reference: tokens.ids for reference, tokens in held.items()}
     rows = -(-count // pad) * pad
-    return Vocabulary(out, rows, own, ids, sizes, sources, recipe.base_model)
+    return Vocabulary(out, rows, own, ids, sizes, sources)
 
 
 def _chosen(
@@ -209,27 +208,35 @@ def _gather(part: Part, rows: np.ndarray, width: int, dtype: np.dtype) -> np.nda
     return found
 
 
-def align(vocabulary: Vocabulary, target: Target, models: Mapping[str, Model]) -> Target:
+def align(vocabulary: Vocabulary, target: Target) -> Target:
     """A target whose parts have the output's rows, if its rows are tokens; else itself.
 
-    Rows are tokens where a tensor outside the layers has as many as its model's vocabulary, in
-    every source, and its name does not speak of positions. A model that lacks a token gets its row
+    Rows are tokens where a tensor outside the layers has the name of an embedding of tokens or of
+    a head (`is_vocabulary`). A model that lacks a token gets its row
     from: what the recipe says for the token; the only source that has it; the base; the mean of the
     sources that have it; zeros where none has it.
 
     Args:
       vocabulary: of `make_vocabulary`.
       target: a tensor of the output.
-      models: every model of the recipe.
+
+    Raises:
+      WeightSpaceError: if it does not have as many rows as the model's config says.
     """
     references = [entry.model for entry in target.piece.sources]
-    if target.layered or not _is_vocabulary(target, [vocabulary.sizes[r] for r in references]):
+    if target.layered or not is_vocabulary(target.name):
         return target
+    for part, reference in zip(target.parts, references, strict=True):
+        if part.shape[0] != vocabulary.sizes[reference]:
+            raise WeightSpaceError(
+                f"{target.name}: {part.shape[0]} rows in {part.path}, and the config says "
+                f"vocab_size {vocabulary.sizes[reference]}; whose rows they are is not known"
+            )
     own = np.stack([vocabulary.own[reference] for reference in references])
     has = own >= 0
     donor = np.where(has.sum(0) == 0, ZERO, MEAN)
-    if vocabulary.base in references:
-        at = references.index(vocabulary.base)
+    if target.piece.named in references:
+        at = references.index(target.piece.named)
         donor[has[at]] = at
     donor[has.sum(0) == 1] = has.argmax(0)[has.sum(0) == 1]
     row = np.take_along_axis(own, np.maximum(donor, 0)[None], 0)[0]
@@ -248,15 +255,6 @@ def align(vocabulary: Vocabulary, target: Target, models: Mapping[str, Model]) -
             )
         )  # fmt: skip
     return target._replace(parts=tuple(parts))
-
-
-def _is_vocabulary(target: Target, sizes: Sequence[int]) -> bool:
-    if "position" in target.name or "wpe" in target.name:
-        return False
-    return all(
-        part.shape[:1] == (rows,) and part.dtype.kind in "fV"
-        for part, rows in zip(target.parts, sizes, strict=True)
-    )
 
 
 def _asked(
