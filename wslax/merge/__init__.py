@@ -5,12 +5,18 @@ from typing import TYPE_CHECKING
 from wslax._lazy import attach
 
 if TYPE_CHECKING:
+    from wslax.merge.adaptive import adamerging as adamerging
+    from wslax.merge.adaptive import atlas as atlas
+    from wslax.merge.adaptive import entropy as entropy
     from wslax.merge.averaging import AverageState as AverageState
     from wslax.merge.averaging import LawaState as LawaState
     from wslax.merge.averaging import averaged as averaged
     from wslax.merge.averaging import ema as ema
     from wslax.merge.averaging import lawa as lawa
     from wslax.merge.averaging import swa as swa
+    from wslax.merge.coefficients import Learned as Learned
+    from wslax.merge.comparison import Report as Report
+    from wslax.merge.comparison import report as report
     from wslax.merge.competition import pcb as pcb
     from wslax.merge.files.disk import checkpoints as checkpoints
     from wslax.merge.functions.averages import linear as linear
@@ -51,7 +57,10 @@ if TYPE_CHECKING:
     from wslax.merge.method import Method as Method
     from wslax.merge.method import Param as Param
     from wslax.merge.method import Total as Total
+    from wslax.merge.propagated import regmean_plus_plus as regmean_plus_plus
     from wslax.merge.registry import METHODS as METHODS
+    from wslax.merge.searching import Found as Found
+    from wslax.merge.searching import search as search
     from wslax.merge.soups import Soup as Soup
     from wslax.merge.soups import greedy_soup as greedy_soup
     from wslax.merge.soups import learned_soup as learned_soup
@@ -91,8 +100,13 @@ __getattr__, __all__ = attach(
     | {name: "wslax.merge.averaging" for name in _AVERAGING}
     | {name: "wslax.merge.statistics" for name in _STATISTICS}
     | {name: "wslax.merge.subspace" for name in ("iso_c", "iso_cts", "knots", "tsv_m")}
+    | {name: "wslax.merge.adaptive" for name in ("adamerging", "atlas", "entropy")}
+    | {name: "wslax.merge.searching" for name in ("Found", "search")}
+    | {name: "wslax.merge.comparison" for name in ("Report", "report")}
     | {
+        "Learned": "wslax.merge.coefficients",
         "METHODS": "wslax.merge.registry",
+        "regmean_plus_plus": "wslax.merge.propagated",
         "pcb": "wslax.merge.competition",
         "checkpoints": "wslax.merge.files.disk",
         "run": "wslax.merge.memory",

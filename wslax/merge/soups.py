@@ -14,10 +14,11 @@ import numpy as np
 from wslax import population as populations
 from wslax import tree
 from wslax.errors import WeightSpaceError
+from wslax.merge.coefficients import as_they_are, learn, of_members, start_at
 from wslax.merge.functions.averages import linear
 from wslax.merge.functions.spherical import slerp
 from wslax.merge.functions.task_vectors import task_arithmetic
-from wslax.merge.leaves import Leaves, add_merged, merge_leaves
+from wslax.merge.leaves import Leaves, add_merged
 from wslax.typing import Array, Params, Population, Where
 
 
@@ -121,19 +122,6 @@ def greedy_soup(
     return Soup(_served(pot, populations.member(population, 0)), coef)
 
 
-def _mixed(population: Any, coef: Any) -> Any:
-    """The weighted mean of the float leaves; coef: `[N]` or leaf name to `[N]`."""
-
-    def mixed(stacks: Leaves, _: Leaves | None) -> Leaves:
-        def mix(name: str, x: Any) -> Any:
-            mine = coef[name] if isinstance(coef, dict) else coef
-            return jnp.tensordot(mine.astype(tree.wide(x)), x.astype(tree.wide(x)), 1)
-
-        return {name: mix(name, x) for name, x in stacks.items()}
-
-    return merge_leaves(mixed, population, None, None)
-
-
 @functools.cache
 def _adam() -> Any:
     import optax
@@ -141,28 +129,8 @@ def _adam() -> Any:
     return optax.adam(0.05)
 
 
-@functools.partial(jax.jit, static_argnames=("loss", "optimizer", "per_leaf", "softmax"))
-def _learn(
-    loss: Any, optimizer: Any, population: Any, batches: Any, per_leaf: bool, softmax: bool
-) -> Soup:
-    import optax
-
-    count = populations.size(population)
-    start = jnp.zeros(count) if softmax else jnp.full(count, 1 / count)
-    names = [n for n, x in tree.named_leaves(population).items() if tree.is_float(x)]
-    weights = dict.fromkeys(names, start) if per_leaf else start
-
-    def coef(weights: Any) -> Any:
-        return jax.tree.map(jax.nn.softmax, weights) if softmax else weights
-
-    def step(held: Any, batch: Any) -> tuple[Any, None]:
-        weights, state = held
-        slope = jax.grad(lambda w: loss(_mixed(population, coef(w)), batch))(weights)
-        updates, state = optimizer.update(slope, state, weights)
-        return (optax.apply_updates(weights, updates), state), None
-
-    (weights, _), _ = jax.lax.scan(step, (weights, optimizer.init(weights)), batches)
-    return Soup(_mixed(population, coef(weights)), coef(weights))
+def _softmax(weights: Any) -> Any:
+    return jax.tree.map(jax.nn.softmax, weights)
 
 
 def learned_soup(
@@ -208,8 +176,11 @@ def learned_soup(
         >>> soup.coef.round(2).tolist(), round(float(soup.params["w"]), 2)
         ([0.75, 0.25], 1.0)
     """
-    populations.size(population)
-    return _learn(loss, optimizer or _adam(), population, batches, per_leaf, softmax)
+    mixing, count = of_members(population), populations.size(population)
+    start = start_at(0.0 if softmax else 1 / count, mixing, per_leaf=per_leaf)
+    bound = _softmax if softmax else as_they_are
+    found = learn(loss, optimizer or _adam(), start, mixing, batches, bound)
+    return Soup(found.params, found.coef)
 
 
 def lm_cocktail(

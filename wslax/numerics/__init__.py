@@ -1,4 +1,4 @@
-"""Numerics that several families need: exact thresholds, low rank, assignment."""
+"""Numerics that several families need: exact thresholds, low rank, assignment, search."""
 
 from typing import TYPE_CHECKING
 
@@ -7,9 +7,10 @@ from wslax._lazy import attach
 if TYPE_CHECKING:
     from wslax.numerics import assignment as assignment
     from wslax.numerics import lowrank as lowrank
+    from wslax.numerics import proposals as proposals
     from wslax.numerics import streaming as streaming
     from wslax.numerics import threshold as threshold
 
-_MODULES = ("assignment", "lowrank", "streaming", "threshold")
+_MODULES = ("assignment", "lowrank", "proposals", "streaming", "threshold")
 
 __getattr__, __all__ = attach(__name__, {name: f"{__name__}.{name}" for name in _MODULES})
