@@ -1,0 +1,128 @@
+"""Families of tasks: one label space, and inputs that each task sees in a manner of its own."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+import wslax as ws
+from benchmarks.papers.data import CIFAR, SHAKESPEARE, cifar, shakespeare
+
+Part = tuple[np.ndarray, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Family:
+    """A base task and T tasks after it.
+
+    Attributes:
+      name: of the data.
+      net: for all of them.
+      base: `(x, y)` that the base is trained on, as they are.
+      train: `x[T, n, ...]` and `y[T, n, ...]` of the tasks, other examples than the base's.
+      validation: likewise, what coefficients are chosen on.
+      test: likewise.
+      before: steps of the base.
+      steps: steps of an expert.
+      batch: examples a step.
+    """
+
+    name: str
+    net: ws.nets.Net
+    base: Part
+    train: Part
+    validation: Part
+    test: Part
+    before: int
+    steps: int
+    batch: int
+
+    @property
+    def tasks(self) -> int:
+        return len(self.train[0])
+
+
+def seen_as(views: Sequence[Callable[[Any], Any]], x: np.ndarray, y: np.ndarray) -> Part:
+    """One set of images as every task sees it."""
+    return np.stack([view(x) for view in views]), np.stack([y] * len(views))
+
+
+def quarter_turn(x: np.ndarray) -> np.ndarray:
+    return np.rot90(x, 1, (1, 2))
+
+
+def half_turn(x: np.ndarray) -> np.ndarray:
+    return np.rot90(x, 2, (1, 2))
+
+
+def halved(x: np.ndarray) -> np.ndarray:
+    """Images of half the side, means of two by two."""
+    return x.reshape(len(x), x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1).mean((2, 4))
+
+
+def mnist() -> Family:
+    data = ws.data.mnist()
+    (x, y), validation, test = data.train, data.validation, data.test
+    order = np.random.default_rng(0).permutation(x.shape[2])
+    views = (quarter_turn, half_turn, lambda x: 1 - x, lambda x: x[:, :, order])
+    return Family(
+        "MNIST", ws.nets.mlp(784, (128, 128), 10), (x[:1500], y[:1500]),
+        *(seen_as(views, *part) for part in ((x[1500:], y[1500:]), validation, test)),
+        before=400, steps=200, batch=50,
+    )  # fmt: skip
+
+
+def images() -> Family | None:
+    found = cifar(10_000, 1_400)
+    if found is None:
+        return None
+    (x, y), (held_x, held_y) = found
+    views = (quarter_turn, half_turn, lambda x: -x, lambda x: x[..., [1, 2, 0]])
+    x, held_x = halved(x), halved(held_x)
+    parts = ((x[6000:], y[6000:]), (held_x[:400], held_y[:400]), (held_x[400:], held_y[400:]))
+    return Family(
+        "CIFAR-10-JPEG", ws.nets.conv(16, (16, 32, 64), 10, planes=3), (x[:6000], y[:6000]),
+        *(seen_as(views, *part) for part in parts),
+        before=800, steps=200, batch=50,
+    )  # fmt: skip
+
+
+def turned(known: str, letters: str) -> np.ndarray:
+    """The table that puts each of the letters' successor in its place, in both cases."""
+    table = {a: b for x in (letters, letters.upper()) for a, b in zip(x, x[1:] + x[:1], strict=True)}
+    return np.array([known.index(table.get(c, c)) for c in known], np.int32)
+
+
+LENGTH = 24  # characters of a window
+
+
+def text() -> Family | None:
+    found = shakespeare()
+    if found is None:
+        return None
+    known, numbers = found
+    capitals = np.array([known.index(c.upper()) for c in known], np.int32)
+    alphabet = turned(known, "abcdefghijklmnopqrstuvwxyz")
+    vowels = turned(known, "aeiou")
+    views = (
+        lambda w: w[:, ::-1], lambda w: capitals[w], lambda w: alphabet[w], lambda w: vowels[w],
+    )  # fmt: skip
+    windows = numbers[: len(numbers) // (LENGTH + 1) * (LENGTH + 1)].reshape(-1, LENGTH + 1)
+    cuts = np.array([0.6, 0.9, 0.903, 0.913]) * len(windows)
+    before, train, validation, test, _ = np.split(windows, cuts.astype(int))
+    inputs = lambda w: (w[..., :-1], w[..., 1:])
+    return Family(
+        "Shakespeare", ws.nets.transformer(len(known), LENGTH, width=32), inputs(before),
+        *(inputs(np.stack([view(w) for view in views])) for w in (train, validation, test)),
+        before=600, steps=150, batch=32,
+    )  # fmt: skip
+
+
+@functools.cache
+def families() -> tuple[tuple[Family, ...], tuple[str, ...]]:
+    """Those whose data is here, and what the others lack."""
+    found = {"": mnist(), CIFAR: images(), SHAKESPEARE: text()}
+    missing = [f"data is missing: {what}" for what, family in found.items() if family is None]
+    return tuple(family for family in found.values() if family is not None), tuple(missing)
