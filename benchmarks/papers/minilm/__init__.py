@@ -18,6 +18,7 @@ import wslax as ws
 from benchmarks.papers.minilm.bert import embedded, layer, pooled
 from benchmarks.papers.minilm.tasks import TASKS, Sentences, checkpoint, missing, sentences
 from benchmarks.papers.runner import Claim, Outcome
+from wslax.errors import WeightSpaceError
 
 TITLE = "Fine-tuned transformers merged on disk"
 PAPER = (
@@ -179,10 +180,8 @@ def claims(mean: Mapping[str, Sequence[float]]) -> list[Claim]:
 
 def measure(seeds: int) -> Outcome:
     lacking = missing()
-    for what in lacking:
-        print(f"missing: {what}", file=sys.stderr)
     if lacking:
-        return Outcome([], {}, [f"missing: {what}" for what in lacking])
+        raise WeightSpaceError("minilm: nothing can be run without " + "; ".join(lacking))
     data = {part: sentences(part, n) for part, n in (("train", 1200), ("dev", 200), ("test", 400))}
     base = load(checkpoint())
     hidden = {part: np.asarray(below(base, x.ids, x.mask)) for part, x in data.items()}

@@ -9,13 +9,13 @@ HEADS = 12
 
 
 def linear(params: Any, name: str, x: Any) -> Any:
-    return x @ params[f"{name}.weight"].T + params[f"{name}.bias"]
+    return x @ params[f"{name}.weight"].T + params[f"{name}.bias"][None, None]
 
 
 def normalised(params: Any, name: str, x: Any) -> Any:
     gap = x - x.mean(-1, keepdims=True)
     unit = gap * jax.lax.rsqrt((gap * gap).mean(-1, keepdims=True) + 1e-12)
-    return unit * params[f"{name}.weight"] + params[f"{name}.bias"]
+    return unit * params[f"{name}.weight"][None, None] + params[f"{name}.bias"][None, None]
 
 
 def embedded(params: Any, ids: Any) -> Any:
