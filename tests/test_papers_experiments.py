@@ -5,13 +5,13 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import yaml
 
 import wslax as ws
 from benchmarks.papers import atlas, merging, minilm
 from benchmarks.papers.merging import methods, training
 from benchmarks.papers.merging.families import Family, halved, images, text, turned
 from benchmarks.papers.minilm import bert, tasks
+from wslax.merge.files.config import read_recipe
 
 
 def family(net, parts, **how):
@@ -115,9 +115,9 @@ def test_recipes_go_through_the_command(tmp_path, monkeypatch):
         minilm.save(tmp_path / name, model)
         paths.append(str(tmp_path / name))
     for method, given in minilm.METHODS.items():
-        lines = minilm.recipe(method, paths[1:], given or {})
-        assert yaml.safe_load(lines)["merge_method"] == method
-    lines = minilm.recipe("task_arithmetic", paths[1:], {"lambda": 0.5})
+        (tmp_path / "recipe.yaml").write_text(minilm.recipe(method, paths[1:], given))
+        assert read_recipe(str(tmp_path / "recipe.yaml")).merge_method == method
+    lines = minilm.recipe("task_arithmetic", paths[1:], {"weight": 1.0, "lambda": 0.5})
     assert minilm.merged(tmp_path, lines, 0)["encoder.layer.4.w"].tolist() == [[2, 2], [2, 2]]
 
 

@@ -16,10 +16,10 @@ PAPER = (
 )
 ABOUT = """
 A base is trained by Adam (1e-3) on data as they are, and from it four experts, each on other
-examples seen in one manner: MNIST digits and images of CIFAR-10-JPEG (at 16 x 16) a quarter turn round, upside
-down, in negative, and with the columns (MNIST) or the colours (CIFAR) in another order; text of
-Shakespeare backwards, in capitals, with each letter replaced by the next of the alphabet, and with
-each vowel by the next vowel. The nets are an MLP of two hidden layers of 128, three 3x3
+examples seen in one manner: MNIST digits and images of CIFAR-10-JPEG (at 16 x 16) a quarter turn
+round, upside down, in negative, and with the columns (MNIST) or the colours (CIFAR) in another
+order; text of Shakespeare backwards, in capitals, with each letter replaced by the next of the
+alphabet, and with each vowel by the next vowel. The nets are an MLP of two hidden layers of 128, three 3x3
 convolutions of 16, 32 and 64 channels, and a causal transformer of two blocks of width 32 that
 predicts the next character. Figures are accuracies on the tasks' test parts, the mean of the four
 tasks. The head is shared, unlike in the papers, whose CLIP models have one for each task; their

@@ -41,6 +41,7 @@ class Family:
 
     @property
     def tasks(self) -> int:
+        """T."""
         return len(self.train[0])
 
 
@@ -91,7 +92,8 @@ def images() -> Family | None:
 
 def turned(known: str, letters: str) -> np.ndarray:
     """The table that puts each of the letters' successor in its place, in both cases."""
-    table = {a: b for x in (letters, letters.upper()) for a, b in zip(x, x[1:] + x[:1], strict=True)}
+    cases = (letters, letters.upper())
+    table = {a: b for x in cases for a, b in zip(x, x[1:] + x[:1], strict=True)}
     return np.array([known.index(table.get(c, c)) for c in known], np.int32)
 
 

@@ -22,8 +22,8 @@ from wslax.errors import WeightSpaceError
 
 TITLE = "Fine-tuned transformers merged on disk"
 PAPER = (
-    "Ilharco et al., task arithmetic, arXiv:2212.04089; Yadav et al., TIES, arXiv:2306.01708; Yu et "
-    "al., DARE, arXiv:2311.03099; Davari and Belilovsky, Model Breadcrumbs, arXiv:2312.06795; Jang "
+    "Ilharco et al., task arithmetic, arXiv:2212.04089; Yadav et al., TIES, arXiv:2306.01708; Yu "
+    "et al., DARE, arXiv:2311.03099; Davari and Belilovsky, Model Breadcrumbs, arXiv:2312.06795; Jang "
     "et al., Model Stock, arXiv:2403.19522"
 )
 ABOUT = """
@@ -39,10 +39,11 @@ chosen from 0.5 and 1 on 200 others. TIES and DARE-TIES keep 0.2 of a task vecto
 UPPER = (4, 5)
 STEPS, BATCH, RATE = 100, 16, 2e-4
 LAMBDAS = (0.5, 1.0)
-METHODS: dict[str, dict[str, float] | None] = {
-    "linear": None, "model_stock": None, "task_arithmetic": {},
-    "ties": {"density": 0.2}, "dare_ties": {"density": 0.2},
-    "breadcrumbs": {"density": 0.9, "gamma": 0.01},
+FIXED = ("linear", "model_stock")  # nothing to choose
+METHODS = {
+    "linear": {"weight": 1.0}, "model_stock": {}, "task_arithmetic": {"weight": 1.0},
+    "ties": {"weight": 1.0, "density": 0.2}, "dare_ties": {"weight": 1.0, "density": 0.2},
+    "breadcrumbs": {"weight": 1.0, "density": 0.9, "gamma": 0.01},
 }  # fmt: skip
 
 
@@ -113,11 +114,11 @@ def save(folder: pathlib.Path, params: Mapping[str, Any]) -> None:
 
 def recipe(method: str, experts: Sequence[str], parameters: Mapping[str, float]) -> str:
     lines = [f"merge_method: {method}", "models:"]
-    lines += [f"  - model: {path}\n    parameters: {{weight: 1.0}}" for path in experts]
+    lines += [f"  - model: {path}" for path in experts]
     if method != "linear":
         lines.append(f"base_model: {checkpoint()}")
-    lines += ["parameters:", *(f"  {word}: {value}" for word, value in parameters.items())]
-    return "\n".join(lines if parameters else lines[:-1]) + "\n"
+    words = ", ".join(f"{word}: {value}" for word, value in parameters.items())
+    return "\n".join([*lines, f"parameters: {{{words}}}"]) + "\n"
 
 
 def merged(folder: pathlib.Path, text: str, seed: int) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def merged(folder: pathlib.Path, text: str, seed: int) -> dict[str, Any]:
     (folder / "recipe.yaml").write_text(text)
     out = folder / "merged"
     command = [sys.executable, "-m", "wslax", "merge", str(folder / "recipe.yaml"), str(out)]
-    subprocess.run([*command, "--seed", str(seed)], check=True, capture_output=True)
+    subprocess.run([*command, "--seed", str(seed)], check=True, stdout=subprocess.DEVNULL)
     found, base = load(out), load(checkpoint())
     shutil.rmtree(out)
     for name in base.keys() - set(filter(is_upper, base)):
@@ -150,7 +151,8 @@ def one_seed(base: Any, hidden: Mapping[str, Any], data: Any, seed: int) -> dict
             save(folder / task, {**base, **expert})
         paths = [str(folder / task) for task in TASKS]
         for method, given in METHODS.items():
-            tries = [{}] if given is None else [{**given, "lambda": lam} for lam in LAMBDAS]
+            free = [{**given, "lambda": lam} for lam in LAMBDAS]
+            tries = [given] if method in FIXED else free
             models = [merged(folder, recipe(method, paths, tried), seed) for tried in tries]
             best = max(models, key=lambda upper: of(upper, "dev").mean())
             found[method] = of(best, "test")
