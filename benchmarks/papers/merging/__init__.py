@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 
-from benchmarks.papers.merging.families import families
+from benchmarks.papers.merging.families import available
 from benchmarks.papers.merging.methods import accuracies
 from benchmarks.papers.merging.training import trained
 from benchmarks.papers.runner import Claim, Outcome
@@ -15,19 +15,16 @@ PAPER = (
     "TSV-M, arXiv:2412.00081; Marczak et al., Iso-C, arXiv:2502.04959"
 )
 ABOUT = """
-A base is trained by Adam (1e-3) on data as they are, and from it four experts, each on other
-examples seen in one manner: MNIST digits and images of CIFAR-10-JPEG (at 16 x 16) a quarter turn
-round, upside down, in negative, and with the columns (MNIST) or the colours (CIFAR) in another
-order; text of Shakespeare backwards, in capitals, with each letter replaced by the next of the
-alphabet, and with each vowel by the next vowel. The nets are an MLP of two hidden layers of 128, three 3x3
-convolutions of 16, 32 and 64 channels, and a causal transformer of two blocks of width 32 that
-predicts the next character. Figures are accuracies on the tasks' test parts, the mean of the four
-tasks. The head is shared, unlike in the papers, whose CLIP models have one for each task; their
-tasks are also closer to the base than these, which a base solves hardly better than by chance.
-TIES, DARE and AdaMerging++ keep 0.2 of a task vector; RegMean reads 200 examples a task, Fisher 20;
-AdaMerging takes 100 steps of Adam at 1e-2 (papers: 500 at 1e-3) on 16 examples a task without their
-labels, of the validation parts and not, as in the paper, of the test parts. Methods with a factor
-before the merged task vector have it chosen on the validation parts, from 9 values of 0.1 to 3.
+A base, an MLP of two hidden layers of 128, is trained by Adam (1e-3) on MNIST digits or images of
+CIFAR-10-JPEG (at 16 x 16) as they are, and from it four experts, each on other images, seen a
+quarter turn round, upside down, in negative, or with the columns (MNIST) or the colours (CIFAR) in
+another order. Figures are accuracies on the tasks' test parts, the mean of the four tasks. The head
+is shared, unlike in the papers, whose CLIP models have one for each task; their tasks are also
+closer to the base than these, which a base solves hardly better than by chance. TIES, DARE and
+AdaMerging++ keep 0.2 of a task vector; RegMean reads 200 examples a task, Fisher 20; AdaMerging
+takes 100 steps of Adam at 1e-2 (papers: 500 at 1e-3) on 16 examples a task without their labels, of
+the validation parts and not, as in the paper, of the test parts. Methods with a factor before the
+merged task vector have it chosen on the validation parts, from 9 values of 0.1 to 3.
 """
 EARLIER, LATER = ("AdaMerging", "RegMean"), ("TSV-M", "Iso-C")
 ORDER = (
@@ -52,7 +49,7 @@ def claims(data: str, found: Mapping[str, Sequence[float]]) -> list[Claim]:
 
 
 def measure(seeds: int) -> Outcome:
-    mine, missing = families()
+    mine, missing = available()
     for text in missing:
         print(text, file=sys.stderr)
     told, columns = [], {}

@@ -20,7 +20,7 @@ UNSURE = (100, 16)  # steps and unlabelled examples a task and step, for AdaMerg
 
 
 class Measures(NamedTuple):
-    """A family's compiled measures; `part` is `(x[T, n, ...], y[T, n, ...])`."""
+    """A family's compiled measures; `part` is `(x[T, n, ...], y[T, n])`."""
 
     tasks: Any  # `(params, part) -> accuracy [T]`
     own: Any  # `(experts, part) -> accuracy [T]`, each on its own task
@@ -57,14 +57,13 @@ def measures(family: Family) -> Measures:
         return scaled(merged, base, grid[found.argmax()])
 
     def log_prob(params: Any, x: Any) -> Any:
-        logits = jax.nn.log_softmax(apply(params, x[None])[0])
-        return logits if logits.ndim == 1 else logits[-1]  # of a text its last character's
+        return jax.nn.log_softmax(apply(params, x[None])[0])
 
     def information(experts: Any, x: Any) -> Any:
         return jax.vmap(lambda p, x: ws.merge.fisher_information(log_prob, p, x))(experts, x)
 
     def grams(experts: Any, x: Any) -> Any:
-        read = lambda params, x: ws.trace.taps(apply, params, x, read="gram", where=layers)
+        read = lambda params, x: ws.trace.taps(apply, params, x, read="gram")
         return jax.vmap(read)(experts, x)
 
     def logits(params: Any, x: Any) -> Any:
@@ -72,8 +71,6 @@ def measures(family: Family) -> Measures:
 
     spec = jax.eval_shape(family.net.init, jax.random.key(0))
     groups = ws.symmetry.infer(apply, spec, family.base[0][:2])
-    # Embeddings are averaged by RegMean, as in the paper.
-    layers = [n for n in ws.tree.leaf_names(spec) if n.endswith("kernel")]
     compiled = map(jax.jit, (tasks, own, ensemble, chosen, information, grams))
     return Measures(*compiled, logits, groups)
 

@@ -23,8 +23,8 @@ from wslax.errors import WeightSpaceError
 TITLE = "Fine-tuned transformers merged on disk"
 PAPER = (
     "Ilharco et al., task arithmetic, arXiv:2212.04089; Yadav et al., TIES, arXiv:2306.01708; Yu "
-    "et al., DARE, arXiv:2311.03099; Davari and Belilovsky, Model Breadcrumbs, arXiv:2312.06795; Jang "
-    "et al., Model Stock, arXiv:2403.19522"
+    "et al., DARE, arXiv:2311.03099; Davari and Belilovsky, Model Breadcrumbs, arXiv:2312.06795; "
+    "Jang et al., Model Stock, arXiv:2403.19522"
 )
 ABOUT = """
 Three experts of all-MiniLM-L6-v2 (22.7 M parameters), the two upper of its six layers trained by
