@@ -100,6 +100,11 @@ def test_keys_that_change_nothing_in_mergekit_are_taken():
     shared = {"int8_mask": True, "density": 0.3, "rescale": True}
     found = recipe(shared=shared, method="task_arithmetic", base_model="b")
     assert "density" not in resolved(found, "head.w")
+    assert config.ignored(found) == ["density", "rescale"]
+
+
+def test_dtypes_may_be_spelled_as_in_torch():
+    assert recipe(dtype="torch.bfloat16").dtype == "bfloat16"
 
 
 GOOD = {"merge_method": "linear", "models": [{"model": "a"}, {"model": "b"}]}

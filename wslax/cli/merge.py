@@ -12,7 +12,7 @@ from wslax.cli.show import bar, size
 from wslax.errors import WeightSpaceError
 from wslax.io.atomic import remove
 from wslax.io.safe_yaml import read_yaml
-from wslax.merge.files.config import parse_recipe, read_recipes
+from wslax.merge.files.config import ignored, parse_recipe, read_recipes
 from wslax.merge.files.disk import Report, check_out, run_plan, was_made
 from wslax.merge.files.documents import Step, in_order, plans_of
 from wslax.merge.files.hooks import evaluated, load_function
@@ -75,6 +75,9 @@ def _show_plan(plan: Plan, console: Any, tensors: bool) -> None:
     console.print(f"models  {models}", highlight=False, soft_wrap=True, markup=False)
     if base is not None:
         console.print(f"base    {base}", highlight=False, soft_wrap=True, markup=False)
+    unused = ignored(plan.recipe)
+    if unused:
+        console.print(f"ignored {', '.join(unused)}: {plan.method.name} has no such parameter")
     for stacked in plan.stacked:
         console.print(
             f"layers  {stacked.stack}: {len(stacked.layers)} (before: {stacked.before})",
@@ -136,6 +139,7 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
         "method": plan.method.name,
         "models": [model.reference for model in plan.models],
         "base": plan.recipe.base_model,
+        "ignored": ignored(plan.recipe),
         "read": plan.read,
         "written": plan.written,
         "peak_buffers": plan.peak,

@@ -68,6 +68,9 @@ def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
         found["model"] = _reference(found["model"])
     if isinstance(found.get("tokenizer"), Mapping):
         found["tokenizer"] = _plain_tokenizer(found["tokenizer"])
+    for key in ("dtype", "out_dtype"):
+        if isinstance(found.get(key), str):
+            found[key] = found[key].removeprefix("torch.")
     for key in ("layers", "prefix"):
         if isinstance(found.get(key), str):
             found[key] = [found[key]]
@@ -297,7 +300,27 @@ def _problems_of_parameters(method: Method, content: Mapping[str, Any]) -> list[
 
 
 def _ignored(method: Method) -> set[str]:
-    return _IGNORED | ({"density", "rescale"} if method.name == "task_arithmetic" else set())
+    """Words of other methods, which mergekit passes over, and those that change nothing."""
+    every = {param.word for other in ON_DISK.values() for param in other.params}
+    return _IGNORED | (every - {param.word for param in method.params})
+
+
+def ignored(recipe: Recipe) -> list[str]:
+    """The parameters of a recipe that its method does not have.
+
+    Example:
+        >>> content = {"merge_method": "linear", "models": [{"model": "a"}]}
+        >>> ignored(parse_recipe({**content, "parameters": {"density": 0.5}}))
+        ['density']
+    """
+    found = [
+        word
+        for parts in pieces(recipe).values()
+        for piece in parts
+        for level in (*piece.levels, *(entry.parameters for entry in piece.sources))
+        for word in level
+    ]
+    return sorted(set(found) & (_ignored(ON_DISK[recipe.merge_method]) - _IGNORED))
 
 
 def _problems_of_values(
