@@ -21,9 +21,23 @@ app = cyclopts.App(
     version=__version__,
     suppress_keyboard_interrupt=False,
 )
+_MERGE = """Merge checkpoints on disk.
+
+By options, or by a recipe in mergekit's YAML (one document or several). Models are folders, files
+or Hub ids, MODEL+LORA with an adapter put in. Everything is checked before a byte is written;
+memory stays at a few chunks whatever the size of the models.
+
+    wslax merge A B --method linear --weight 0.7 0.3 --out MERGED
+
+    wslax merge A B --base C --method ties --density 0.3 --out MERGED
+
+    wslax merge recipe.yaml MERGED --dry-run
+
+`wslax methods` lists the methods and their parameters.
+"""
 for _name, _help in {
     "run": "The tour: train, merge, evolve, widen and adapt small nets on real digits.",
-    "merge": "Merge checkpoints on disk.",
+    "merge": _MERGE,
     "methods": "List the merging methods.",
     "inspect": "Show a checkpoint's tensors and their statistics.",
     "convert": "Convert between Hugging Face, Flax and npz layouts.",
