@@ -36,18 +36,7 @@ def is_embedding(name: str) -> bool:
         >>> [is_embedding(n) for n in ("model.embed_tokens.weight", "transformer.wte", "lm_head.w")]
         [True, True, False]
     """
-    marks = (
-        "emb",
-        "wte",
-        "tok_",
-        "wpe",
-        "rotary",
-        "relative",
-        "patch",
-        "shared.",
-        "conv",
-        "cls_token",
-    )
+    marks = ("emb", "wte", "wpe", "rotary", "relative", "patch", "shared.", "conv", "cls_token")
     return any(mark in name for mark in marks)
 
 
