@@ -238,3 +238,9 @@ def test_outputs_that_cannot_be(here, capsys, out):
     (here / "link").symlink_to("nowhere")
     assert main(["merge", "b", "--method", "linear", "--out", out]) == 1
     assert "error: " in capsys.readouterr().err
+
+
+def test_weights_that_sum_to_zero_are_named(capsys):
+    tokens = ["merge", "a", "b", "--method", "linear", "--weight", "1", "-1", "--out", "out"]
+    assert main(tokens) == 1
+    assert "smaller weights, or such that do not sum to zero" in capsys.readouterr().err

@@ -102,8 +102,8 @@ def _refuse_nonfinite(tensor: Tensor, out: np.ndarray) -> None:
             )
     if not np.isfinite(out).all():
         raise WeightSpaceError(
-            f"{tensor.job.name}: the result is not finite or overflows {out.dtype}; choose smaller "
-            "weights, whose sum is not zero, or a wider out_dtype"
+            f"{tensor.job.name}: the result overflows {out.dtype}; choose a wider out_dtype or "
+            "smaller weights, or such that do not sum to zero"
         )
 
 
