@@ -72,12 +72,11 @@ def _show_plan(plan: Plan, console: Any, tensors: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    base = plan.recipe.base_model if plan.method.base in ("required", "optional") else None
-    models = ", ".join(model.reference for model in plan.models if model.reference != base)
+    models = ", ".join(model.reference for model in plan.models if model.reference != plan.base)
     console.print(f"[bold]{plan.method.name}[/]  {plan.method.about}", highlight=False)
     console.print(f"models  {models}", highlight=False, soft_wrap=True, markup=False)
-    if base is not None:
-        console.print(f"base    {base}", highlight=False, soft_wrap=True, markup=False)
+    if plan.base is not None:
+        console.print(f"base    {plan.base}", highlight=False, soft_wrap=True, markup=False)
     unused = ignored(plan.recipe)
     if unused:
         console.print(f"ignored {', '.join(unused)}: {plan.method.name} has no such parameter")

@@ -326,10 +326,10 @@ def ignored(recipe: Recipe) -> list[str]:
 def _problems_of_values(
     place: str, own: bool, given: Mapping[str, Any], method: Method
 ) -> list[str]:
-    known = {param.word: param for param in method.params}
+    known, passed = {param.word: param for param in method.params}, _ignored(method)
     problems = []
     for word, value in given.items():
-        if word in _ignored(method):
+        if word in passed:
             continue
         if word not in known:
             hint = did_you_mean(str(word), known)

@@ -93,11 +93,13 @@ def tied_head(model: Model, name: str, shape: tuple[int, ...]) -> Part | None:
 
     Only where the model's config ties them, and it has one embedding of tokens of that width.
     """
+    if len(shape) != 2 or not name.endswith("head.weight"):
+        return None
     config = model.config
     text = config.get("text_config")
     tied = config.get("tie_word_embeddings", isinstance(text, Mapping) and text.get(
         "tie_word_embeddings", False))  # fmt: skip
-    if tied is not True or len(shape) != 2 or not name.endswith("head.weight"):
+    if tied is not True:
         return None
     found = [
         part

@@ -89,11 +89,11 @@ def _card(plan: Plan, name: str, recipe: str) -> str:
         "library_name": "transformers",
         "tags": ["mergekit", "merge", "wslax"],
     }
-    base = plan.recipe.base_model if plan.method.base in ("required", "optional") else None
-    lines = [f"* {_link(m.reference, hub)}" for m in plan.models if m.reference != base]
+    lines = [f"* {_link(m.reference, hub)}" for m in plan.models if m.reference != plan.base]
+    base = f" on the base {_link(plan.base, hub)}" if plan.base else ""
     return _CARD.format(
         front=yaml.safe_dump(front, sort_keys=False), name=name, method=plan.method.name,
-        source=plan.method.source, base=f" on the base {_link(base, hub)}" if base else "",
+        source=plan.method.source, base=base,
         models="\n".join(lines), recipe=recipe,
     )  # fmt: skip
 

@@ -12,9 +12,7 @@ from wslax.io.lora import CONFIG, Adapter, apply_adapter
 from wslax.io.reader import Tensors
 from wslax.merge.files.scratch import scratch
 
-BLOCK = (
-    1 << 16
-)  # elements; products over blocks that begin at its multiples do not depend on pieces
+BLOCK = 1 << 16  # elements; a product by fixed blocks does not depend on what is asked for
 
 
 @runtime_checkable

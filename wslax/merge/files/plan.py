@@ -76,6 +76,11 @@ class Plan(NamedTuple):
     written: int
     peak: int
 
+    @property
+    def base(self) -> str | None:
+        """The base of the task vectors, as the recipe names it, or None."""
+        return self.recipe.base_model if self.method.base in ("required", "optional") else None
+
 
 def _check_shapes(target: Target) -> None:
     first = target.parts[0]

@@ -73,7 +73,7 @@ class _Names:
     """The donor's names, and how every other model spells them."""
 
     def __init__(self, recipe: Recipe, models: Mapping[str, Model], donor: Model) -> None:
-        self.recipe, self.models, self.donor = recipe, models, donor
+        self.models, self.donor = models, donor
         self.stacks = tuple(recipe.layers)
         check_stacks(donor.parts.keys(), self.stacks)
         self.spelled = {
@@ -112,8 +112,7 @@ class _Names:
         self, name: str, piece: Piece, inputs: Sequence[str], position: float, layered: bool
     ) -> Target:
         """Find the parts and check their shapes."""
-        named = dict(zip((entry.model for entry in piece.sources), inputs, strict=True))
-        models = [self.models[reference] for reference in named]
+        models = [self.models[entry.model] for entry in piece.sources]
         shape = next(m.parts[n].shape for m, n in zip(models, inputs, strict=True) if n in m.parts)
         parts = []
         for model, spelling in zip(models, inputs, strict=True):
@@ -171,7 +170,7 @@ def _sliced(names: _Names, module: str, parts: Sequence[Piece]) -> tuple[list[Ta
     for piece in parts:
         found += _layered(names, stack, piece, layers)
     found += names.outside(after, parts[-1])
-    depth = max(_layers(list(names.donor.parts), stack), default=-1) + 1
+    depth = max(names.layers(names.donor.reference, stack), default=-1) + 1
     return found, Stacked(stack, depth, tuple(layers))
 
 
