@@ -1,5 +1,6 @@
 """From the nodes of a walked model to groups: where in each leaf the units of an atom lie."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -7,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wslax.symmetry.axes import Axes, Nodes
-from wslax.symmetry.types import Group, Groups, Site
+from wslax.symmetry.types import REDUCTIONS, Average, Group, Groups, Site
 from wslax.symmetry.validate import validated
 from wslax.symmetry.walk import Value, Walk
 
@@ -126,6 +127,36 @@ def _per(axes: Axes, root: int, places: dict[int, dict[str, set[int]]]) -> list[
     ]
 
 
+def _averages(walk: Walk, node: int) -> tuple[Average, ...]:
+    """The means over units of an atom, alike ones once."""
+    of = {"square": "squares", "square centred": "deviations"}
+    found = []
+    for reduction in walk.reductions:
+        atoms = set(walk.axes.atoms(reduction.nodes))
+        if reduction.kind not in ("mean", "variance") or node not in atoms:
+            continue
+        kind = "deviations" if reduction.kind == "variance" else of.get(reduction.of or "", "values")
+        gains = tuple(sorted(reduction.gains))
+        divides = bool(gains) and not reduction.astray
+        found.append(
+            Average(kind, reduction.linear, atoms == {node}, reduction.eps, gains, divides)
+        )
+    return tuple(dict.fromkeys(found))
+
+
+def _levers(walk: Walk, sites: Sequence[Site]) -> tuple[tuple[str, ...], ...]:
+    """For each consumed site the leaves that scale all that it reads."""
+    own = {(site.name, site.axis) for site in sites if site.role == "elementwise"}
+    found = []
+    for site in sites:
+        reads = walk.reads.get((site.name, site.axis), []) if site.role == "consumed" else []
+        levers = set(reads)
+        lever = levers.pop() & own if len(levers) == 1 else frozenset()
+        found.append(tuple(sorted(name for name, _ in lever)))
+    spoiled = {n for n, _ in walk.astray} | {n for (n, _), uses in walk.uses.items() if uses > 1}
+    return tuple(names if spoiled.isdisjoint(names) else () for names in found)
+
+
 def export(walk: Walk, leaves: dict[str, Value], shapes: dict[str, tuple[int, ...]]) -> Groups:
     """The groups of a walked model.
 
@@ -169,11 +200,16 @@ def export(walk: Walk, leaves: dict[str, Value], shapes: dict[str, tuple[int, ..
     for node, found in sites.items():
         frozen = axes.frozen(node)
         per = [] if frozen else sorted(ids[other] for other in _per(axes, node, places))
-        kinds = tuple(kind for kind in _REDUCTIONS if kind in axes.reductions(node))
-        groups.append(Group(ids[node], axes.size[node], tuple(found), tuple(per), kinds, frozen))
+        kinds = tuple(kind for kind in REDUCTIONS if kind in axes.reductions(node))
+        group = Group(ids[node], axes.size[node], tuple(found), tuple(per), kinds, frozen)
+        groups.append(
+            dataclasses.replace(
+                group, averages=_averages(walk, node), levers=_levers(walk, group.sites)
+            )
+        )
     used = {site.name for found in sites.values() for site in found}
     return validated(Groups(tuple(groups), tuple((n, shapes[n]) for n in shapes if n in used)))
 
 
 _ROLES: Sequence[str] = ("produced", "consumed", "elementwise")
-_REDUCTIONS: Sequence[str] = ("sum", "mean", "variance", "softmax", "product")
+

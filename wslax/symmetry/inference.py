@@ -8,9 +8,10 @@ from jax import dtypes
 
 from wslax.symmetry.charges.find import charged
 from wslax.symmetry.export import export
+from wslax.symmetry.making import note
 from wslax.symmetry.rules import RULES
 from wslax.symmetry.types import Groups
-from wslax.symmetry.walk import Rule, Value, Walk
+from wslax.symmetry.walk import Made, Rule, Value, Walk
 from wslax.trace.model import traced
 from wslax.typing import Params
 
@@ -57,18 +58,21 @@ def infer(
         out[0: 0:8] consumed
     """
     model = traced(apply, params, inputs)
-    walk = Walk(rules)
+    walk = Walk(rules, note)
     shapes = {name: tuple(leaf.shape) for name, leaf in model.leaves.items()}
     found: dict[str, Value] = {}
     for name, shape in shapes.items():
         origins = tuple(frozenset({(name, axis)}) for axis in range(len(shape)))
-        found[name] = walk.born(walk.fresh(shape)._replace(origins=origins))
+        leaf = walk.fresh(shape)
+        made = Made(frozenset(leaf.nodes), frozenset((name, axis) for axis in range(len(shape))))
+        found[name] = walk.born(leaf._replace(origins=origins, made=made))
     entered = [
         walk.fresh(given.shape, f"input {k}, of which it is an axis")
         for k, given in enumerate(model.inputs)
     ]
     for value in walk.run(model.program, [*found.values(), *entered]):
         walk.axes.freeze(value.nodes, "the output, of which it is an axis")
+        walk.astray |= value.made.lever or frozenset()
     groups = export(walk, found, shapes)
     exact = {
         name: bool(dtypes.issubdtype(leaf.dtype, np.inexact)) for name, leaf in model.leaves.items()

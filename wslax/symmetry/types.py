@@ -14,7 +14,7 @@ from wslax.errors import WeightSpaceError
 from wslax.typing import Params
 
 ROLES = ("produced", "consumed", "elementwise")
-REDUCTIONS = ("sum", "mean", "variance", "softmax", "product")
+REDUCTIONS = ("sum", "mean", "variance", "softmax", "product", "scaled product")
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,27 @@ class Site:
 
 
 @dataclass(frozen=True)
+class Average:
+    """A mean over the units of a group, as in a norm, and what becomes of it.
+
+    Attributes:
+      of: `"values"`, `"squares"` (RMSNorm) or `"deviations"` (squared: a variance, LayerNorm).
+      linear: whether the values are linear in what produces the units, with nothing between.
+      whole: whether the mean is over the units of the group alone.
+      eps: what is added to a mean of squares or deviations before its root.
+      gains: the leaves that multiply what is divided by that root.
+      divides: whether it only divides what it was taken of, and a gain multiplies that.
+    """
+
+    of: str
+    linear: bool
+    whole: bool
+    eps: float = 0.0
+    gains: tuple[str, ...] = ()
+    divides: bool = False
+
+
+@dataclass(frozen=True)
 class Group:
     """One hidden dimension and every place it runs through.
 
@@ -82,13 +103,17 @@ class Group:
       reductions: what the model computes over the units other than contracting them with a
         consumed leaf, a subset of `"sum"` (plain, no weight on the way), `"mean"` (also of
         squares), `"variance"`, `"softmax"`, `"product"` (two activations contracted with each
-        other, as queries with keys). All are blind to the order of units, not to copies of them.
+        other, as queries with keys), `"scaled product"` (the same, divided by the root of the
+        number of units). All are blind to the order of units, not to copies of them.
       frozen_by: why the group may not be permuted (the operation and its source line), or None
         for a free group.
       scales: the independent scale symmetries, each one integer a site, in the order of `sites`:
         each unit may be multiplied at each site by a positive factor of its own to that power
         (`rescale`), and the model's function stays.
       signs: the same of the factor -1 (`permute`); 0 and 1.
+      averages: what the reductions of kind mean and variance are in detail.
+      levers: one a site, in the order of `sites`: for a consumed one the leaves that multiply or
+        bias all that it reads, and nothing else reads that; empty where there are none.
     """
 
     id: int
@@ -99,6 +124,8 @@ class Group:
     frozen_by: str | None = None
     scales: tuple[tuple[int, ...], ...] = ()
     signs: tuple[tuple[int, ...], ...] = ()
+    averages: tuple[Average, ...] = ()
+    levers: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -262,5 +289,6 @@ class Groups:
 def _group(entry: dict[str, Any]) -> Group:
     sites = tuple(Site(**site) for site in entry.pop("sites"))
     per, reductions = tuple(entry.pop("per")), tuple(entry.pop("reductions"))
-    scales, signs = (tuple(map(tuple, entry.pop(kind))) for kind in ("scales", "signs"))
-    return Group(sites=sites, per=per, reductions=reductions, scales=scales, signs=signs, **entry)
+    lists = {kind: tuple(map(tuple, entry.pop(kind))) for kind in ("scales", "signs", "levers")}
+    averages = tuple(Average(**{**a, "gains": tuple(a["gains"])}) for a in entry.pop("averages"))
+    return Group(sites=sites, per=per, reductions=reductions, averages=averages, **lists, **entry)

@@ -81,6 +81,8 @@ def _check_group(group: Group, place: int, groups: Groups) -> None:
                 "holds the group several times needs outer= or inner="
             )
     _check_powers(group)
+    if group.levers and len(group.levers) != len(group.sites):
+        raise WeightSpaceError(f"group {group.id}: expected levers for each of its sites, or none")
     for word in group.reductions:
         _known(word, REDUCTIONS, f"group {group.id}: reduction")
     for other in group.per:

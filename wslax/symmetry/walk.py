@@ -1,5 +1,6 @@
 """The walk over a model's program: what each value's axes are, and what each operation ties."""
 
+import collections
 import itertools
 import math
 import operator
@@ -17,10 +18,16 @@ Origins = tuple[frozenset[tuple[str, int]], ...]
 
 
 class Reduction:
-    """A sum over units whose meaning shows later: a mean once it is divided by their number."""
+    """A sum over units whose meaning shows later: a mean once it is divided by their number.
 
-    def __init__(self, nodes: Nodes, count: int, kind: str, of: str | None) -> None:
+    `linear`, `eps`, `gains` and `astray` are what `Average` says of a mean.
+    """
+
+    def __init__(self, nodes: Nodes, count: int, kind: str, of: str | None, linear: bool) -> None:
         self.nodes, self.count, self.kind, self.of = list(nodes), count, kind, of
+        self.linear, self.astray = linear, False
+        self.eps = 0.0
+        self.gains: set[str] = set()
 
 
 class Tag(NamedTuple):
@@ -28,6 +35,23 @@ class Tag(NamedTuple):
 
     kind: str
     reduction: Reduction | None = None
+
+
+class Made(NamedTuple):
+    """How a value is made of the weights.
+
+    Attributes:
+      linear: nodes along which each unit is the same linear function of its own weights.
+      lever: axes of leaves such that multiplying a unit's weights at all of them by a positive
+        factor multiplies the unit here by it; None where there are none.
+      factor: the known number that it was last multiplied by.
+      squared: nodes along which it is the square of what is linear.
+    """
+
+    linear: frozenset[int] = frozenset()
+    lever: frozenset[tuple[str, int]] | None = None
+    factor: float = 1.0
+    squared: frozenset[int] = frozenset()
 
 
 class Value(NamedTuple):
@@ -39,12 +63,14 @@ class Value(NamedTuple):
         axis stems from; None for what depends on the model's inputs.
       tag: what it is known to be, for naming reductions.
       number: its value, where it is a known scalar.
+      made: how it is made of the weights.
     """
 
     axes: tuple[tuple[int, ...], ...]
     origins: Origins | None = None
     tag: Tag | None = None
     number: Any = None
+    made: Made = Made()
 
     @property
     def nodes(self) -> list[int]:
@@ -66,11 +92,14 @@ def merged(origins: Sequence[Origins | None]) -> Origins | None:
 class Walk:
     """The state of one walk: the axes, and what was noted of leaves on the way."""
 
-    def __init__(self, rules: Mapping[str, Rule]) -> None:
+    def __init__(self, rules: Mapping[str, Rule], note: Callable[..., list[Value]]) -> None:
         self.axes = Axes()
-        self.rules = rules
+        self.rules, self.note = rules, note
         self.roles: dict[tuple[str, int], set[str]] = {}
         self.reductions: list[Reduction] = []
+        self.reads: dict[tuple[str, int], list[frozenset[tuple[str, int]]]] = {}  # by contraction
+        self.uses: collections.Counter[tuple[str, int]] = collections.Counter()
+        self.astray: set[tuple[str, int]] = set()  # levers whose value went elsewhere too
         self.implicit: list[int] = []  # every value inside a loop has the loop's axis too
 
     # What rules are made of
@@ -146,6 +175,10 @@ class Walk:
             self.play((origin for axis in origins or () for origin in axis), "elementwise")
         return None
 
+    def linear(self, value: Value) -> set[int]:
+        """The atoms along which a value is linear in the weights."""
+        return set(self.axes.atoms(value.made.linear))
+
     def unknown(self, eqn: Any, *operands: Value) -> list[Value]:
         """An operation without a rule: everything it touches is frozen."""
         why = f"{eqn.primitive.name} (no rule)"
@@ -184,7 +217,7 @@ class Walk:
                 rule = self.rules.get(eqn.primitive.name)
                 if rule is None:
                     return self.unknown(eqn, *operands)
-                return rule(self, eqn, *operands)
+                return self.note(self, eqn, operands, rule(self, eqn, *operands))
             case Call(program):
                 return self.run(program, operands)
             case Scan() as scan:
@@ -221,13 +254,18 @@ class Walk:
             value._replace(axes=value.axes[1:], origins=value.origins and value.origins[1:])
             for value in stacked
         ]
-        varying = [Value(value.axes) for value in carry]
+        varying = [Value(value.axes, made=Made(value.made.linear)) for value in carry]
         self.implicit += step
+        before = len(self.reductions)
         out = self.run(scan.program, [*consts, *varying, *slices])
         del self.implicit[len(self.implicit) - len(step) :]
         carried, made = out[: scan.carries], out[scan.carries :]
+        stays = all(self.linear(a) <= self.linear(b) for a, b in zip(varying, carried, strict=True))
+        for reduction in self.reductions[before:]:
+            reduction.linear &= stays
         ends = [self._same(Value(a.axes), b) for a, b in zip(carry, carried, strict=True)]
-        ends = [Value(value.axes) for value in ends]
+        kept = [Made(a.made.linear if stays else frozenset()) for a in varying]
+        ends = [Value(value.axes, made=m) for value, m in zip(ends, kept, strict=True)]
         ys = []
         for value in made:
             origins = None if value.origins is None else (frozenset(), *value.origins)

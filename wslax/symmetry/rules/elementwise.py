@@ -21,6 +21,9 @@ stop_gradient sub tan tanh xor zeta
 SCALARS = {
     "add": operator.add,
     "sub": operator.sub,
+    "div": operator.truediv,
+    "sqrt": np.sqrt,
+    "rsqrt": lambda x: 1 / np.sqrt(x),
     "mul": operator.mul,
     "neg": operator.neg,
     "lt": operator.lt,
@@ -61,9 +64,54 @@ def _averaged(eqn: Any, operands: tuple[Value, ...]) -> Reduction | None:
     return tag.reduction if np.isclose(terms, tag.reduction.count, rtol=1e-2) else None
 
 
+def _normalising(eqn: Any, operands: tuple[Value, ...]) -> Tag | None:
+    """What becomes of a mean of squares or variance that divides what it was taken of.
+
+    It gets an epsilon, its root, is multiplied by a gain before or after what it divides.
+    """
+    name = eqn.primitive.name
+    for value in operands:
+        other = next((each for each in operands if each is not value), value)
+        tag = value.tag
+        if tag is None or tag.reduction is None:
+            continue
+        reduction = tag.reduction
+        match name, tag.kind:
+            case "add", "mean of squares" | "spread" if other.number is not None:
+                reduction.eps = float(other.number)
+                return Tag("spread", reduction)
+            case "rsqrt", "mean of squares" | "spread":
+                return Tag("inverse", reduction)
+            case "sqrt", "mean of squares" | "spread":
+                return Tag("root", reduction)
+            case "mul", "inverse" | "normal" if other.made.lever and other.origins is not None:
+                reduction.gains |= {name for name, _ in other.made.lever}
+                return Tag("gained", reduction)
+            case "mul", "inverse":
+                return Tag("normal", reduction)
+            case "div", "root" if value is operands[1]:
+                return Tag("normal", reduction)
+    return None
+
+
+def _product(eqn: Any, operands: tuple[Value, ...]) -> Tag | None:
+    """A product of activations that is divided by the root of the number of its terms."""
+    name, tag = eqn.primitive.name, operands[0].tag
+    number = operands[-1].number
+    if name not in ("mul", "div") or tag is None or tag.kind != "product" or number is None:
+        return None
+    factor = float(number) if name == "mul" else 1 / float(number)
+    if tag.reduction is not None and np.isclose(factor, tag.reduction.count**-0.5):
+        tag.reduction.kind = "scaled product"
+    return None
+
+
 def _tag(eqn: Any, operands: tuple[Value, ...]) -> Tag | None:
     """What is known of the result, from what is known of the operands."""
     name, tags = eqn.primitive.name, [value.tag for value in operands]
+    _product(eqn, operands)
+    if (found := _normalising(eqn, operands)) is not None:
+        return found
     kinds = [tag.kind if tag else "" for tag in tags]
     if _squared(eqn):
         return Tag({"centred": "square centred", "mean": "square of mean"}.get(kinds[0], "square"))
@@ -71,12 +119,13 @@ def _tag(eqn: Any, operands: tuple[Value, ...]) -> Tag | None:
         return Tag("exp")
     if (reduction := _averaged(eqn, operands)) is not None:
         reduction.kind = "variance" if reduction.of == "square centred" else "mean"
-        return Tag("mean of squares" if reduction.of == "square" else "mean", reduction)
+        spread = {"square centred": "spread", "square": "mean of squares"}
+        return Tag(spread.get(reduction.of or "", "mean"), reduction)
     if name == "sub" and kinds == ["mean of squares", "square of mean"]:
         reduction = tags[0].reduction if tags[0] else None
         if reduction is not None:
             reduction.kind = "variance"
-        return None
+        return Tag("spread", reduction)
     if name == "sub" and kinds[1] == "mean":
         return Tag("centred")
     if name in ("convert_element_type", "stop_gradient", "copy", "max", "reduce_precision"):

@@ -3,15 +3,25 @@
 import math
 from typing import Any
 
-from wslax.symmetry.walk import Letters, Origins, Rule, Value, Walk
+import numpy as np
+
+from wslax.symmetry.walk import Letters, Origins, Reduction, Rule, Tag, Value, Walk
 
 
-def _contract(walk: Walk, lhs: Value, rhs: Value, axes: tuple[tuple[int, ...], ...]) -> None:
+def _contract(
+    walk: Walk, lhs: Value, rhs: Value, axes: tuple[tuple[int, ...], ...]
+) -> Reduction | None:
     """Note the roles of leaves in a contraction, and reductions without a weight."""
     (left, right), sides = axes, (lhs, rhs)
     weights = [value.origins is not None for value in sides]
+    reduction = None
     if not any(weights):
-        walk.axes.reduce([n for a in left for n in lhs.axes[a]], "product")
+        nodes = [n for a in left for n in lhs.axes[a]]
+        count = walk.axes.length(nodes)
+        halved = np.isclose(lhs.made.factor * rhs.made.factor, count**-0.5)
+        kind = "scaled product" if halved else "product"
+        reduction = Reduction(nodes, count, kind, None, False)
+        walk.reductions.append(reduction)
     for side, value, contracted in ((0, lhs, left), (1, rhs, right)):
         if value.origins is None:
             continue
@@ -20,6 +30,7 @@ def _contract(walk: Walk, lhs: Value, rhs: Value, axes: tuple[tuple[int, ...], .
             walk.play(value.origins[axis], role)
             if not all(weights) and not value.origins[axis]:
                 walk.axes.reduce(value.axes[axis], "sum")
+    return reduction
 
 
 def _free(walk: Walk, value: Value, axes: list[int], other: Value, role: str) -> Origins:
@@ -35,7 +46,7 @@ def _free(walk: Walk, value: Value, axes: list[int], other: Value, role: str) ->
 def dot_general(walk: Walk, eqn: Any, lhs: Value, rhs: Value) -> list[Value]:
     """`batch, left, c` with `batch, right, c` gives `batch, left, right`."""
     (lc, rc), (lb, rb) = eqn.params["dimension_numbers"]
-    _contract(walk, lhs, rhs, (tuple(lc), tuple(rc)))
+    reduction = _contract(walk, lhs, rhs, (tuple(lc), tuple(rc)))
     left = [a for a in range(len(lhs.axes)) if a not in (*lc, *lb)]
     right = [a for a in range(len(rhs.axes)) if a not in (*rc, *rb)]
     one = {("batch", i): lhs.axes[a] for i, a in enumerate(lb)}
@@ -56,7 +67,7 @@ def dot_general(walk: Walk, eqn: Any, lhs: Value, rhs: Value) -> list[Value]:
     order = [*one, *(letter for letter in two if letter not in one)]
     weight = lhs.origins is not None and rhs.origins is not None
     axes = tuple(tuple(out[letter]) for letter in order)
-    return [Value(axes, origins if weight else None)]
+    return [Value(axes, origins if weight else None, reduction and Tag("product", reduction))]
 
 
 def _windowed(eqn: Any, k: int, width: int, size: int, out: int) -> bool:

@@ -19,7 +19,10 @@ def reduce_sum(walk: Walk, eqn: Any, x: Value) -> list[Value]:
     axes = eqn.params["axes"]
     nodes = [n for a in axes for n in x.axes[a]]
     of = x.tag.kind if x.tag else None
-    reduction = Reduction(nodes, walk.axes.length(nodes), "softmax" if of == "exp" else "sum", of)
+    known = walk.axes.atoms(x.made.linear | x.made.squared)
+    linear = set(walk.axes.atoms(nodes)) <= set(known)
+    kind = "softmax" if of == "exp" else "sum"
+    reduction = Reduction(nodes, walk.axes.length(nodes), kind, of, linear)
     walk.reductions.append(reduction)
     return [without(walk, x, axes)._replace(tag=Tag("sum", reduction))]
 
