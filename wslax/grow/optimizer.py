@@ -74,23 +74,32 @@ def _check_policy(state: Any, policy: str, stage: Stage) -> None:
 
 def _named(state: Any, moves: Moves, policy: str, stage: Stage) -> Any:
     """A NamedTuple of Optax: its moments by the table, its other fields on their own."""
-    known = MOMENTS.get(type(state), {})
+    known, copies = MOMENTS.get(type(state), {}), moments.WEIGHTS.get(type(state), ())
     if known:
         _check_policy(state, policy, stage)
-    fields = {}
+    name, fields = type(state).__name__, {}
+    # First what is refused: beside a state over other shapes stands often what makes them.
+    for field in set(state._fields) - set(known) - set(copies):
+        if not _has_parts(getattr(state, field)):
+            _refuse_unknown(getattr(state, field), moves.names, f"{name}.{field}")
     for field, value in zip(state._fields, state, strict=True):
         if field in known:
             options = moments.powers(state, field, policy, stage)
             value = _carried(value, moves, old_only=policy == "zero_pad", **options)
             fields[field] = _zeros(value) if policy == "reset" else value
-        elif field in moments.WEIGHTS.get(type(state), ()):
+        elif field in copies:
             fields[field] = _carried(value, moves, weight=1)
         elif known and policy == "reset" and field in moments.COUNTS:
             fields[field] = _zeros(value)
         else:
-            owner = f"{type(state).__name__}.{field}"
-            fields[field] = _walk(value, moves, policy, stage, owner)
+            fields[field] = _walk(value, moves, policy, stage, f"{name}.{field}")
     return type(state)(**fields)
+
+
+def _has_parts(node: Any) -> bool:
+    """Whether a node of a state is made of states."""
+    parts = node.values() if isinstance(node, dict) else [node]
+    return any(isinstance(part, (tuple, list)) for part in parts)
 
 
 def _walk(state: Any, moves: Moves, policy: str, stage: Stage, owner: str) -> Any:
@@ -105,7 +114,7 @@ def _walk(state: Any, moves: Moves, policy: str, stage: Stage, owner: str) -> An
             )
             parts.append(_walk(part, moves, policy, here, owner))
         return type(state)(parts)
-    if isinstance(state, dict) and any(isinstance(part, tuple) for part in state.values()):
+    if isinstance(state, dict) and _has_parts(state):
         return {k: _walk(part, moves, policy, stage, owner) for k, part in state.items()}
     _refuse_unknown(state, moves.names, owner)
     return state
