@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from wslax import WeightSpaceError, grow
+from wslax import WeightSpaceError, grow, select
 
 XS = np.random.default_rng(5).normal(size=(4, 8, 3))
 YS = np.random.default_rng(6).normal(size=(4, 8, 2))
@@ -38,10 +38,15 @@ def model():
 
 def history(optimizer, params, gradients):
     """The state after gradients at one point: what growth has to reproduce for the wide model."""
-    state = optimizer.init(params)
-    for gradient in gradients:
-        _, state = optimizer.update(gradient, state, params)
-    return state
+
+    @jax.jit
+    def run(params, gradients):
+        state = optimizer.init(params)
+        for gradient in gradients:
+            _, state = optimizer.update(gradient, state, params)
+        return state
+
+    return run(params, gradients)
 
 
 def test_gradients_move_by_the_transpose(model):
@@ -67,6 +72,17 @@ OPTIMIZERS = {
     "hyper-parameters": optax.inject_hyperparams(optax.adam)(0.1),
     "accumulated gradients": optax.MultiSteps(optax.adam(0.1), 2),
     "averaged gradients": optax.chain(optax.ema(0.9), optax.scale(0.1)),
+    "adam of its own count": optax.chain(grow.scale_by_adam(), optax.scale(-0.1)),
+    "adabelief": optax.adabelief(0.1, eps=0.0, eps_root=0.0),
+    "adan": optax.adan(0.1),
+    "ademamix": optax.contrib.ademamix(0.1),
+    "simplified ademamix": optax.contrib.simplified_ademamix(0.1),
+    "rmsprop from zero": optax.rmsprop(0.1, bias_correction=True),
+    "centred rmsprop": optax.rmsprop(0.1, centered=True),
+    "adagrad": optax.adagrad(0.1, initial_accumulator_value=0.0),
+    "adadelta": optax.adadelta(0.1, eps=1e-12),
+    "rprop": optax.rprop(0.1),
+    "optimistic": optax.optimistic_gradient_descent(0.1),
 }
 
 
@@ -131,12 +147,23 @@ def test_masked_parts_and_collections():
     jax.tree.map(lambda a, b: np.testing.assert_equal(a.shape, b.shape), grown, fresh)
 
 
-@pytest.mark.parametrize("optimizer", [optax.adafactor(0.1), optax.adagrad(0.1), optax.adadelta()])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.adafactor(0.1),
+        optax.sm3(0.1),
+        optax.novograd(0.1),
+        optax.contrib.prodigy(0.1),
+        optax.contrib.madgrad(0.1),
+        optax.contrib.galore(0.1),
+        select.lift(optax.scale_by_adam(), rank=2, density=0.3, refresh_every=9),
+    ],
+)
 def test_a_state_that_is_not_known_is_refused_by_name(optimizer):
     params, groups = forwards.mlp_params()
     edit = grow.widen(groups, {0: 9}, key=0)
-    with pytest.raises(WeightSpaceError, match=r"a/bias: \w+State\.\w+ holds values .*init"):
-        edit.optimizer_state(optimizer.init(params))
+    with pytest.raises(WeightSpaceError, match=r"a/\w+: \w+State\.\w+ holds values .*init"):
+        edit.optimizer_state(optimizer.init(jax.tree.map(jnp.asarray, params)))
 
 
 def test_other_wrong_states():

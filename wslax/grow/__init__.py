@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 from wslax._lazy import attach
 
 if TYPE_CHECKING:
+    from wslax.grow.adam import CountedAdamState as CountedAdamState
+    from wslax.grow.adam import scale_by_adam as scale_by_adam
     from wslax.grow.method import Method as Method
     from wslax.grow.method import WidthMap as WidthMap
-    from wslax.grow.optimizer import MOMENTS as MOMENTS
+    from wslax.grow.moments import MOMENTS as MOMENTS
     from wslax.grow.optimizer import POLICIES as POLICIES
     from wslax.grow.registry import METHODS as METHODS
     from wslax.grow.width import widen as widen
@@ -15,11 +17,13 @@ if TYPE_CHECKING:
 __getattr__, __all__ = attach(
     __name__,
     {
+        "CountedAdamState": "wslax.grow.adam",
         "METHODS": "wslax.grow.registry",
-        "MOMENTS": "wslax.grow.optimizer",
+        "MOMENTS": "wslax.grow.moments",
         "Method": "wslax.grow.method",
         "POLICIES": "wslax.grow.optimizer",
         "WidthMap": "wslax.grow.method",
+        "scale_by_adam": "wslax.grow.adam",
         "widen": "wslax.grow.width",
     },
 )

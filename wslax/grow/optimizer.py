@@ -1,4 +1,4 @@
-"""Optax states through a width map: which fields hold which power of the gradient."""
+"""Optax states through an edit: which fields hold which power of the gradient."""
 
 from typing import Any
 
@@ -8,31 +8,12 @@ import optax
 
 from wslax import tree
 from wslax.errors import WeightSpaceError, did_you_mean
-from wslax.grow.plan import Plan, carry
+from wslax.grow import moments
+from wslax.grow.moments import MOMENTS, Stage
+from wslax.grow.moves import Moves
 from wslax.symmetry.find import ends
-from wslax.symmetry.types import Groups
 
-POLICIES = ("exact", "reset")
-
-# State type to {field: how it scales with the gradient}. Adamax shares Adam's type, with a nu of
-# power 1: nothing in its state tells the two apart.
-MOMENTS: dict[type, dict[str, int]] = {
-    optax.ScaleByAdamState: {"mu": 1, "nu": 2},
-    optax.ScaleByAmsgradState: {"mu": 1, "nu": 2, "nu_max": 2},
-    optax.ScaleByLionState: {"mu": 1},
-    optax.ScaleByRmsState: {"nu": 2},
-    optax.TraceState: {"trace": 1},
-    optax.EmaState: {"ema": 1},
-    optax.MultiStepsState: {"acc_grads": 1},
-}
-# What these put out no longer scales with the gradient, so neither does an accumulator after them.
-_NORMALISING = (
-    optax.ScaleByAdamState,
-    optax.ScaleByAmsgradState,
-    optax.ScaleByLionState,
-    optax.ScaleByRmsState,
-)
-_ACCUMULATING = (optax.TraceState, optax.EmaState)
+POLICIES = ("exact", "trajectory", "zero_pad", "reset")
 
 
 class _Masked:
@@ -43,23 +24,22 @@ def _is_masked(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
 
 
-def _moment(values: Any, plan: Plan, power: int, policy: str) -> Any:
+def _carried(values: Any, moves: Moves, **options: Any) -> Any:
+    """`moves.carry` of a tree of which parts may be masked out."""
     leaves = jax.tree.map(lambda x: _Masked() if _is_masked(x) else x, values, is_leaf=_is_masked)
     if all(isinstance(leaf, _Masked) for leaf in jax.tree.leaves(leaves)):
         return values
-    grown = carry(leaves, plan, power)
-    if policy == "reset":
-        grown = jax.tree.map(lambda x: x if isinstance(x, _Masked) else _zeros(x), grown)
+    grown = moves.carry(leaves, **options)
     return jax.tree.map(lambda x: optax.MaskedNode() if isinstance(x, _Masked) else x, grown)
 
 
-def _zeros(leaf: Any) -> Any:
-    return tree.cast_like(jnp.zeros(leaf.shape, leaf.dtype), leaf)
+def _zeros(values: Any) -> Any:
+    return jax.tree.map(lambda x: tree.cast_like(jnp.zeros(x.shape, x.dtype), x), values)
 
 
-def _refuse(node: Any, groups: Groups, owner: str) -> None:
-    """Raise if a part of the state that no table knows holds a value per leaf of the groups."""
-    wanted = set(groups.shape) | {name.partition("/")[2] for name in groups.shape}
+def _refuse_unknown(node: Any, names: frozenset[str], owner: str) -> None:
+    """Raise if a part of the state that no table knows holds a value per leaf that changes."""
+    wanted = names | {name.partition("/")[2] for name in names}
     if not hasattr(node, "shape"):
         for name in tree.leaf_names(node):
             if not wanted.isdisjoint(ends(name)):
@@ -71,72 +51,116 @@ def _refuse(node: Any, groups: Groups, owner: str) -> None:
                 )
 
 
-def _named(state: Any, plan: Plan, policy: str, normalised: bool) -> Any:
+def _check_policy(state: Any, policy: str, stage: Stage) -> None:
+    """Raise where a policy cannot do what it says for a state of `MOMENTS`."""
+    name = type(state).__name__
+    if policy == "trajectory" and isinstance(state, moments.FIXED_STEP) and not stage.before:
+        raise WeightSpaceError(
+            f"{name}: policy 'trajectory' would shorten the steps of copies, and no moment changes "
+            "the length of a step of this optimizer; use 'exact'"
+        )
+    if policy == "zero_pad" and moments.one_count(state):
+        raise WeightSpaceError(
+            f"{name}: policy 'zero_pad' would multiply the first updates of new weights by up to "
+            "(1 - b1**k) / sqrt(1 - b2**k), as one step count stands for old and new weights; "
+            "train with `grow.scale_by_adam`, which counts for each weight, or use 'exact'"
+        )
+    if policy in ("zero_pad", "reset") and isinstance(state, moments.NONZERO_START):
+        raise WeightSpaceError(
+            f"{name}: policy {policy!r} begins with zeros, and this state begins with other values;"
+            " use 'exact', or start afresh with `optimizer.init(edit.apply(params))`"
+        )
+
+
+def _named(state: Any, moves: Moves, policy: str, stage: Stage) -> Any:
     """A NamedTuple of Optax: its moments by the table, its other fields on their own."""
-    powers = MOMENTS.get(type(state), {})
-    fields = {}
+    known, copies = MOMENTS.get(type(state), {}), moments.WEIGHTS.get(type(state), ())
+    if known:
+        _check_policy(state, policy, stage)
+    name, fields = type(state).__name__, {}
+    # First what is refused: beside a state over other shapes stands often what makes them.
+    for field in set(state._fields) - set(known) - set(copies):
+        if not _has_parts(getattr(state, field)):
+            _refuse_unknown(getattr(state, field), moves.names, f"{name}.{field}")
     for field, value in zip(state._fields, state, strict=True):
-        if field in powers:
-            power = 0 if normalised and isinstance(state, _ACCUMULATING) else powers[field]
-            fields[field] = _moment(value, plan, power, policy)
-        elif powers and field == "count" and policy == "reset":
+        if field in known:
+            options = moments.powers(state, field, policy, stage)
+            value = _carried(value, moves, old_only=policy == "zero_pad", **options)
+            fields[field] = _zeros(value) if policy == "reset" else value
+        elif field in copies:
+            fields[field] = _carried(value, moves, weight=1)
+        elif known and policy == "reset" and field in moments.COUNTS:
             fields[field] = _zeros(value)
         else:
-            owner = f"{type(state).__name__}.{field}"
-            fields[field], normalised = _walk(value, plan, policy, normalised, owner)
-    return type(state)(**fields), normalised or isinstance(state, _NORMALISING)
+            fields[field] = _walk(value, moves, policy, stage, f"{name}.{field}")
+    return type(state)(**fields)
 
 
-def _walk(state: Any, plan: Plan, policy: str, normalised: bool, owner: str) -> tuple[Any, bool]:
-    """A state, and whether what comes after it in the chain is free of the gradient's scale."""
+def _has_parts(node: Any) -> bool:
+    """Whether a node of a state is made of states."""
+    parts = node.values() if isinstance(node, dict) else [node]
+    return any(isinstance(part, (tuple, list)) for part in parts)
+
+
+def _walk(state: Any, moves: Moves, policy: str, stage: Stage, owner: str) -> Any:
     if hasattr(state, "_fields"):
-        return _named(state, plan, policy, normalised)
+        return _named(state, moves, policy, stage)
     if isinstance(state, (tuple, list)):
+        normalising = [moments.normalises(part) for part in state]
         parts = []
-        for part in state:
-            new, normalised = _walk(part, plan, policy, normalised, owner)
-            parts.append(new)
-        return type(state)(parts), normalised
-    if isinstance(state, dict) and any(map(_holds_states, state.values())):
-        new = {k: _walk(v, plan, policy, normalised, owner)[0] for k, v in state.items()}
-        return new, normalised
-    _refuse(state, plan.groups, owner)
-    return state, normalised
+        for i, part in enumerate(state):
+            here = Stage(
+                stage.after or any(normalising[:i]), stage.before or any(normalising[i + 1 :])
+            )
+            parts.append(_walk(part, moves, policy, here, owner))
+        return type(state)(parts)
+    if isinstance(state, dict) and _has_parts(state):
+        return {k: _walk(part, moves, policy, stage, owner) for k, part in state.items()}
+    _refuse_unknown(state, moves.names, owner)
+    return state
 
 
-def _holds_states(node: Any) -> bool:
-    return isinstance(node, tuple)
-
-
-def grow_state(state: Any, plan: Plan, policy: str = "exact") -> Any:
-    r"""An Optax state of the narrow model as one of the wide model.
+def grow_state(state: Any, moves: Moves, policy: str = "exact") -> Any:
+    r"""An Optax state of the old model as one of the new model.
 
     Fields that hold moments are found by the type of their state (`MOMENTS`), at any depth of
-    `chain`, `masked`, `multi_transform`, `inject_hyperparams` and `MultiSteps`. Counts, schedules
-    and hyper-parameters pass unchanged.
+    `chain`, `masked`, `multi_transform`, `inject_hyperparams` and `MultiSteps`. Schedules and
+    hyper-parameters pass unchanged, and so do step counts but for `"reset"`.
 
-    With \(c\) copies of a unit:
+    Where the edit makes a weight \(w' = s\,w\), its gradient is \(g' = t\,g\): with \(c\) copies of
+    a unit \(s = 1, t = 1/c\) at incoming weights and \(s = 1/c, t = 1\) at outgoing ones.
 
-    - `"exact"`: what the state would hold had the wide model seen the same batches. Incoming
-      \(m / c\) and \(v / c^2\), outgoing \(m\) and \(v\) as they are: the moments of the wide
-      model's own gradients.
+    - `"exact"`: what the state would hold had the new model seen the same batches: \(m' = t\,m\),
+      \(v' = t^2 v\). Adam's steps do not scale with the gradient, so all \(c\) outgoing copies go
+      as far as the old one did, together \(c\) times too far.
+    - `"trajectory"`: the new model goes on as the old one would have. Where a step is normalised
+      \(m' = t\,m\), \(v' = (t/s)^2 v\), so that it is \(s\) times the old one; this fades as
+      new gradients replace \(v\), in about \(1/(1-\beta_2)\) steps. Where it is not (momentum
+      SGD), or is accumulated after that, the accumulated step moves like the weight, \(m' = s\,m\);
+      new gradients still come with \(t\). Copies that move alike learn nothing that the old model
+      would not have.
+    - `"zero_pad"`: as `"exact"` for old units and zero for all entries of new ones, copies too, in
+      the step counts of `scale_by_adam` as well. A state with one step count and a second moment
+      is refused.
     - `"reset"`: zero moments, and a zero step count in the states that own them, as after
-      `optimizer.init`; schedules go on. Warm the learning rate up again.
+      `optimizer.init`; schedules go on. Adam's first steps are then long everywhere: warm up for
+      50 to 100 steps, with
+      `optax.chain(optimizer, optax.scale_by_schedule(optax.linear_schedule(0, 1, 50)))`.
 
-    A trace or average that stands after Adam, AMSGrad, Lion or RMSProp in a chain accumulates
-    updates that no longer scale with the gradient: it is copied without a factor.
+    Entries that no policy gives a value, as those of units that come from no old one, are zero.
 
     Args:
       state: the state of any Optax transformation over the parameters or a collection of them.
-      plan: the changes.
+      moves: the edit.
       policy: one of `POLICIES`.
 
     Returns:
       The state, of the same types.
 
     Raises:
-      WeightSpaceError: for an unknown policy, or a state of a type that is not known.
+      WeightSpaceError: for an unknown policy, a state of a type that is not known, or one for which
+        the policy cannot do what it says.
     """
     if policy not in POLICIES:
         raise WeightSpaceError(f"policy {policy!r} is unknown.{did_you_mean(policy, POLICIES)}")
-    return _walk(state, plan, policy, False, type(state).__name__)[0]
+    return _walk(state, moves, policy, Stage(False, False), type(state).__name__)
