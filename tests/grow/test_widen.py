@@ -107,9 +107,10 @@ def test_any_size_any_map_on_the_host(first, second, key):
 def test_the_map_is_net2wider(old):
     """Section 2.2: identity, then random old units; every old unit's shares add up to one."""
     group = symmetry.Group(0, old, (Site("w", 0, size=old, role="consumed"),))
-    index, in_scale, out_scale = grow.METHODS["net2wider"].width_map(group, 400, 5, np)
+    width_map = grow.METHODS["net2wider"].width_map(group, 400, 5, np)
+    index, out_scale = width_map.index, width_map.out_scale
     assert (index[:old] == np.arange(old)).all()
-    assert in_scale is None
+    assert width_map.in_scale is None
     np.testing.assert_allclose(np.bincount(index, out_scale), 1)
     counts = np.bincount(index[old:], minlength=old)
     assert np.abs(counts - 400 / old).max() < 6 * np.sqrt(400)
@@ -207,16 +208,16 @@ def with_traits(**traits):
         (GROUPS, {0: 7}, {"method": "net2wide"}, "Did you mean 'net2wider'"),
         (GROUPS, {0: 7}, {"noise": -1.0}, "noise: expected"),
         (with_traits(frozen_by="sort, model.py:3"), {0: 7}, {}, "is frozen by sort, model.py:3"),
-        (with_traits(reductions=("softmax",)), {0: 10}, {}, "softmax over copied units"),
-        (with_traits(reductions=("sum",)), {0: 10}, {}, "plain sum"),
-        (with_traits(reductions=("product",)), {0: 10}, {}, "two activations"),
+        (with_traits(reductions=("softmax",)), {0: 10}, {}, "takes a softmax over the units"),
+        (with_traits(reductions=("sum",)), {0: 10}, {}, "sums over the units"),
+        (with_traits(reductions=("product",)), {0: 10}, {}, "one share cannot be right for both"),
         (with_traits(reductions=("variance",)), {0: 7}, {}, "uneven copies .* such as 10"),
         (Groups.from_sites(PARAMS, [LEAVES[:2]]), {0: 7}, {}, "no leaf consumes the group"),
         (
             Groups.from_sites(PARAMS, [[("a/kernel", 1, "consumed"), ("a/kernel", 1, "produced")]]),
             {0: 7},
             {},
-            "a/kernel: .* produced along the same axis too",
+            "a/kernel: .* along the same axis too",
         ),
     ],
 )

@@ -9,8 +9,8 @@ import numpy as np
 
 from wslax import random, tree
 from wslax.errors import WeightSpaceError
-from wslax.grow.method import WidthMap
 from wslax.grow.moves import Moves
+from wslax.grow.treatment import Treatment
 from wslax.symmetry import layout
 from wslax.symmetry.find import locate
 from wslax.symmetry.gather import gather
@@ -19,88 +19,151 @@ from wslax.typing import Array, Key, Params
 
 
 class Change(NamedTuple):
-    """One axis of one leaf gets longer: the groups that hold before it, the sites, the map."""
+    """One axis of one leaf gets longer.
+
+    Attributes:
+      groups: that hold before it.
+      site: along which.
+      index: `[m]`: the old unit that each new one comes from.
+      more: how many units come after these, from no old one.
+      treatment: what becomes of the entries.
+      noise: what the method's noise is added to here, `"produced"`, `"consumed"` or None.
+    """
 
     groups: Groups
-    sites: tuple[Site, ...]
-    width_map: WidthMap
-
-
-class Noise(NamedTuple):
-    """Relative noise on the incoming weights of new units."""
-
-    key: Key
-    scale: float
+    site: Site
+    index: Array
+    more: int
+    treatment: Treatment
+    noise: str | None
 
 
 class Plan(NamedTuple):
-    """All changes in order, and the groups that the first one finds."""
+    """All changes in order, the groups that the first one finds, and what is drawn."""
 
     groups: Groups
     changes: tuple[Change, ...]
-    noise: Noise | None
+    key: Key
+    noise: float
 
 
-def _times(leaf: Array, factor: Any, axis: int) -> Array:
-    """A leaf times a vector along one axis, half types by way of float32."""
-    wide = tree.wide(leaf)
-    shape = [-1 if a == axis else 1 for a in range(leaf.ndim)]
-    return (leaf.astype(wide) * factor.reshape(shape).astype(wide)).astype(leaf.dtype)
+class _Step(NamedTuple):
+    """One change of one leaf under way: what its helpers share."""
+
+    name: str
+    site: Site  # after the change
+    units: np.ndarray  # of the new axis, -1 outside
+    old: int
+    key: Key
+
+    def over(self, leaf: Array, values: Any) -> Any:
+        """A vector along the changed axis, shaped to meet the leaf."""
+        return values.reshape([-1 if a == self.site.axis else 1 for a in range(leaf.ndim)])
+
+    def normal(self, leaf: Array, kind: str) -> Any:
+        """Normal numbers like the leaf, on the host where it is."""
+        words = random.bits(self.key, f"grow/{kind}/{self.name}", leaf.size, xp=jnp)
+        drawn = random.normal(words).reshape(leaf.shape)
+        return np.asarray(drawn) if isinstance(leaf, np.ndarray) else drawn
 
 
-def _noisy(leaf: Array, site: Site, old: int, name: str, noise: Noise) -> Array:
-    new = layout.units(site, leaf.shape[site.axis]) >= old
-    words = random.bits(noise.key, f"grow/noise/{name}", leaf.size, xp=jnp)
-    factor = 1 + noise.scale * random.normal(words).reshape(leaf.shape)
-    shape = [-1 if a == site.axis else 1 for a in range(leaf.ndim)]
-    factor = jnp.where(new.reshape(shape), factor, np.float32(1))
-    host = isinstance(leaf, np.ndarray)
-    wide = tree.wide(leaf)
-    factor = (np.asarray(factor) if host else factor).astype(wide)
-    return (leaf.astype(wide) * factor).astype(leaf.dtype)
+def _xp(leaf: Array) -> Any:
+    return np if isinstance(leaf, np.ndarray) else jnp
 
 
-def _factor(scales: Sequence[Array | None], powers: Sequence[int]) -> Array | None:
-    """The product of the scales to their powers, None for ones."""
+def _powers(treatment: Treatment, weight: int, gradient: int) -> Array | None:
+    """The factor of each unit that comes from an old one, None for ones."""
     out = None
-    for scale, power in zip(scales, powers, strict=True):
+    for scale, power in ((treatment.scale, weight), (treatment.slope, gradient)):
         if scale is not None and power:
             out = scale**power if out is None else out * scale**power
     return out
 
 
-def _old_only(leaf: Array, site: Site, old: int) -> Array:
-    """Zero the entries of all units but the old ones."""
-    new = layout.units(site, leaf.shape[site.axis]) >= old
-    shape = [-1 if a == site.axis else 1 for a in range(leaf.ndim)]
-    xp = np if isinstance(leaf, np.ndarray) else jnp
-    return xp.where(new.reshape(shape), xp.zeros((), leaf.dtype), leaf)
+def _mean(leaf: Array, site: Site, step: _Step) -> Array:
+    """The mean over the old units of a site, at each element of the new axis (any, outside)."""
+    first, count = site.start * site.inner, site.size * site.inner
+    apart = _xp(leaf).moveaxis(leaf, site.axis, 0)
+    tiles = apart.reshape(site.outer, -1, *apart.shape[1:])[:, first : first + count]
+    units = tiles.reshape(site.outer, site.size, site.inner, *apart.shape[1:])
+    means = units.astype(tree.wide(leaf)).mean(1).reshape(-1, *apart.shape[1:])
+    length = len(step.units)
+    tile = np.arange(length) // (length // site.outer)
+    within = (np.arange(length) % (length // site.outer) - first) % site.inner
+    return _xp(leaf).moveaxis(means[tile * site.inner + within], 0, site.axis)
 
 
-def _changed(
-    leaf: Array, change: Change, weight: int, gradient: int, old_only: bool, noise: Noise | None
-) -> Array:
-    site, width_map = change.sites[0], change.width_map
+def _fresh(leaf: Array, grown: Array, site: Site, step: _Step) -> Array:
+    """Normal numbers with the root mean square of the old entries, or of one over the fan-in."""
+    xp, wide = _xp(grown), tree.wide(leaf)
+    own = step.over(leaf, layout.units(site, leaf.shape[site.axis]) >= 0)
+    square = xp.where(own, leaf, xp.zeros((), leaf.dtype)).astype(wide) ** 2
+    count = leaf.size // leaf.shape[site.axis] * site.outer * site.size * site.inner
+    spread = xp.sqrt(square.sum() / count)
+    fan_in = max(leaf.size // leaf.shape[site.axis], 1)
+    spread = xp.where(spread > 0, spread, xp.asarray(fan_in**-0.5, wide))
+    return (step.normal(grown, "fresh") * spread).astype(wide)
+
+
+def _noisy(leaf: Array, change: Change, step: _Step, noise: float) -> Array:
+    """Noise that tells copies apart: see `Method.noise`."""
+    xp, wide = _xp(leaf), tree.wide(leaf)
+    draws = step.normal(leaf, "noise").astype(wide)
+    values = leaf.astype(wide)
+    if change.noise == "produced":
+        new = step.over(leaf, step.units >= step.old)
+        factor = xp.where(new, 1 + noise * draws, xp.ones((), wide))
+        return (values * factor).astype(leaf.dtype)
+    copies, inside = len(change.index) // step.old, step.over(leaf, step.units >= 0)
+    turn = [np.flatnonzero(step.units // step.old == k) for k in range(copies)]
+    drawn = xp.stack([xp.take(draws, at, step.site.axis) for at in turn])
+    centred = xp.concatenate(list(drawn - drawn.mean(0)), step.site.axis)
+    order = np.argsort(np.concatenate(turn)) if turn else np.arange(0)
+    place = np.zeros(len(step.units), int)
+    place[step.units >= 0] = order
+    spread = xp.sqrt((values**2).mean())
+    added = xp.where(inside, xp.take(centred, place, step.site.axis), xp.zeros((), wide))
+    return (values + noise * spread * added).astype(leaf.dtype)
+
+
+def _changed(leaf: Array, change: Change, plan: Plan, powers: tuple[int, int], only: bool) -> Array:
+    site, treatment = change.site, change.treatment
     group = next(group for group in change.groups.all if site in group.sites)
-    grown = gather(change.groups, group, site, leaf, width_map.index)
+    xp: Any = np if isinstance(change.index, np.ndarray) else jnp
+    m, size = len(change.index), len(change.index) + change.more
+    index = xp.concatenate([change.index, np.zeros(change.more, np.int32)])
+    grown = gather(change.groups, group, site, leaf, index)
     after = Site(
-        site.name, site.axis, site.outer, site.start, size=len(width_map.index), inner=site.inner,
-        role=site.role,
-    )  # fmt: skip
-    powers = (gradient, weight) if site.role == "consumed" else (weight, gradient)
-    factor = _factor((width_map.in_scale, width_map.out_scale), powers)
+        site.name, site.axis, site.outer, site.start, size=size, inner=site.inner, role=site.role
+    )
+    units = layout.units(after, grown.shape[site.axis])
+    step = _Step(site.name, after, units, site.size, plan.key)
+    weights = powers == (1, 0)
+    factor = _powers(treatment, *powers)
+    scaled = factor is not None or (weights and change.more and treatment.word != "zero")
+    if scaled and not tree.is_float(leaf):
+        raise WeightSpaceError(
+            f"{site.name}: is {leaf.dtype} and would have to be scaled; only floating-point leaves "
+            "can be"
+        )
+    on, wide = _xp(grown), tree.wide(leaf)
     if factor is not None:
-        if not tree.is_float(leaf):
-            raise WeightSpaceError(
-                f"{site.name}: is {leaf.dtype} and would have to be scaled; only floating-point "
-                "leaves can be"
-            )
-        xp = np if isinstance(factor, np.ndarray) else jnp
-        grown = _times(grown, layout.spread(after, grown.shape[site.axis], factor, xp), site.axis)
-    if old_only:
-        grown = _old_only(grown, after, site.size)
-    if noise is not None and site.role == "produced" and tree.is_float(leaf):
-        grown = _noisy(grown, after, site.size, site.name, noise)
+        whole = xp.concatenate([factor, np.ones(change.more)])
+        spread = step.over(grown, layout.spread(after, grown.shape[site.axis], whole, xp))
+        grown = (grown.astype(wide) * spread.astype(wide)).astype(leaf.dtype)
+    if change.more:
+        word = treatment.word if weights else "zero"
+        fill = on.zeros((), wide)
+        if word == "mean":
+            fill = _mean(leaf, site, step)
+        elif word == "fresh":
+            fill = _fresh(leaf, grown, site, step)
+        grown = on.where(step.over(grown, units >= m), fill.astype(leaf.dtype), grown)
+    if only:
+        old = step.over(grown, units < site.size)
+        grown = on.where(old, grown, on.zeros((), leaf.dtype))
+    if weights and plan.noise and change.noise and tree.is_float(leaf):
+        grown = _noisy(grown, change, step, plan.noise)
     return grown if isinstance(grown, np.ndarray) else tree.cast_like(grown, leaf)
 
 
@@ -120,16 +183,14 @@ def carry(
       The grown tree.
     """
     found = locate(params, plan.groups)
-    noise = plan.noise if (weight, gradient) == (1, 0) else None
     by_leaf: dict[str, Sequence[Change]] = {}
     for change in plan.changes:
-        name = change.sites[0].name
-        by_leaf[name] = [*by_leaf.get(name, ()), change]
+        by_leaf[change.site.name] = [*by_leaf.get(change.site.name, ()), change]
 
     def grow(name: str, leaf: Any) -> Any:
         if name in found and hasattr(leaf, "shape"):
             for change in by_leaf.get(found[name], ()):
-                leaf = _changed(leaf, change, weight, gradient, old_only, noise)
+                leaf = _changed(leaf, change, plan, (weight, gradient), old_only)
         return leaf
 
     return tree.map_named(grow, params)
@@ -137,5 +198,5 @@ def carry(
 
 def moves(plan: Plan) -> Moves:
     """What optimizer states need to know of a plan."""
-    names = frozenset(change.sites[0].name for change in plan.changes)
+    names = frozenset(change.site.name for change in plan.changes)
     return Moves(names, functools.partial(carry, plan=plan))

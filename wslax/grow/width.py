@@ -10,8 +10,9 @@ import numpy as np
 from wslax import edit, random
 from wslax.errors import WeightSpaceError, did_you_mean
 from wslax.grow.method import Method
-from wslax.grow.plan import Change, Noise, Plan, carry, moves
+from wslax.grow.plan import Change, Plan, carry, moves
 from wslax.grow.registry import METHODS
+from wslax.grow.treatment import treated
 from wslax.symmetry import layout
 from wslax.symmetry.find import check_id
 from wslax.symmetry.types import Groups
@@ -102,13 +103,20 @@ def widen(
     chosen = _checked(groups, sizes, method)
     if not noise >= 0:
         raise WeightSpaceError(f"noise: expected a number of at least 0, got {noise}")
+    if noise and chosen.noise is None:
+        raise WeightSpaceError(f"noise: {chosen.name} makes no equal copies, so it takes none")
     key, xp = _host(key)
     changes, grown = [], groups
     for id, size in sizes.items():
         width_map = chosen.width_map(grown.all[id], size, key, xp)
-        changes += [Change(*step, width_map) for step in layout.steps(grown, id, size)]
+        more = width_map.fill.count if width_map.fill else 0
+        for before, sites in layout.steps(grown, id, size):
+            treatment = treated(before.all[id], sites, width_map, size)
+            role = "consumed" if treatment.consumed else sites[0].role
+            where = chosen.noise if chosen.noise == role else None
+            changes.append(Change(before, sites[0], width_map.index, more, treatment, where))
         grown = layout.resize(grown, {id: size})
-    plan = Plan(groups, tuple(changes), Noise(key, noise) if noise else None)
+    plan = Plan(groups, tuple(changes), key, noise)
 
     def apply(params: Params) -> Params:
         return carry(params, plan, weight=1)

@@ -135,7 +135,9 @@ def _averages(walk: Walk, node: int) -> tuple[Average, ...]:
         atoms = set(walk.axes.atoms(reduction.nodes))
         if reduction.kind not in ("mean", "variance") or node not in atoms:
             continue
-        kind = "deviations" if reduction.kind == "variance" else of.get(reduction.of or "", "values")
+        kind = (
+            "deviations" if reduction.kind == "variance" else of.get(reduction.of or "", "values")
+        )
         gains = tuple(sorted(reduction.gains))
         divides = bool(gains) and not reduction.astray
         found.append(
@@ -212,4 +214,3 @@ def export(walk: Walk, leaves: dict[str, Value], shapes: dict[str, tuple[int, ..
 
 
 _ROLES: Sequence[str] = ("produced", "consumed", "elementwise")
-

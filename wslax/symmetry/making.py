@@ -10,10 +10,22 @@ from typing import Any
 from wslax.symmetry.walk import Made, Value, Walk
 
 _PASS = frozenset(
-    """
-    convert_element_type copy copy_p neg transpose reshape broadcast_in_dim squeeze
-    stop_gradient reduce_precision optimization_barrier device_put sharding_constraint name
-    """.split()
+    [
+        "convert_element_type",
+        "copy",
+        "copy_p",
+        "neg",
+        "transpose",
+        "reshape",
+        "broadcast_in_dim",
+        "squeeze",
+        "stop_gradient",
+        "reduce_precision",
+        "optimization_barrier",
+        "device_put",
+        "sharding_constraint",
+        "name",
+    ]
 )
 # A mean on its way to dividing what it was taken of.
 _ON_THE_WAY = ("mean of squares", "spread", "inverse", "root", "normal")
