@@ -1,4 +1,4 @@
-"""How an edit moves what is shaped like the parameters: what optimizer states need to know of it."""
+"""How an edit moves what is shaped like the parameters, for optimizer states."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,5 +1,4 @@
-"""What growth must know of values: along which axes they are linear in the weights, and what
-scales them; and of means over units, what becomes of them.
+"""What growth must know of values: where they are linear in the weights, and what scales them.
 
 Noted beside every plain operation of the walk. What has no entry here is taken for nonlinear and
 scaled by nothing.

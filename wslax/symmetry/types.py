@@ -286,9 +286,15 @@ class Groups:
         return validated(Groups(tuple(made), tuple((n, shapes[n]) for n in shapes if n in used)))
 
 
+def _average(entry: dict[str, Any]) -> Average:
+    return Average(gains=tuple(entry.pop("gains")), **entry)
+
+
 def _group(entry: dict[str, Any]) -> Group:
     sites = tuple(Site(**site) for site in entry.pop("sites"))
     per, reductions = tuple(entry.pop("per")), tuple(entry.pop("reductions"))
-    lists = {kind: tuple(map(tuple, entry.pop(kind))) for kind in ("scales", "signs", "levers")}
-    averages = tuple(Average(**{**a, "gains": tuple(a["gains"])}) for a in entry.pop("averages"))
+    lists: dict[str, Any] = {
+        kind: tuple(map(tuple, entry.pop(kind))) for kind in ("scales", "signs", "levers")
+    }
+    averages = tuple(_average(a) for a in entry.pop("averages"))
     return Group(sites=sites, per=per, reductions=reductions, averages=averages, **lists, **entry)

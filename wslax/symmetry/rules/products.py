@@ -67,7 +67,8 @@ def dot_general(walk: Walk, eqn: Any, lhs: Value, rhs: Value) -> list[Value]:
     order = [*one, *(letter for letter in two if letter not in one)]
     weight = lhs.origins is not None and rhs.origins is not None
     axes = tuple(tuple(out[letter]) for letter in order)
-    return [Value(axes, origins if weight else None, reduction and Tag("product", reduction))]
+    tag = None if reduction is None else Tag("product", reduction)
+    return [Value(axes, origins if weight else None, tag)]
 
 
 def _windowed(eqn: Any, k: int, width: int, size: int, out: int) -> bool:
