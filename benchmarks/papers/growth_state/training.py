@@ -31,7 +31,13 @@ class Grown(NamedTuple):
     accuracy: list[float]
 
 
-def init(key: Any, width: int) -> dict[str, Any]:
+@functools.partial(jax.jit, static_argnums=1)
+def init(keys: Any, width: int) -> dict[str, Any]:
+    """Parameters of all seeds."""
+    return jax.vmap(lambda key: _init(key, width))(keys)
+
+
+def _init(key: Any, width: int) -> dict[str, Any]:
     widths = [64, width, width, 10]
     params = {}
     for i, name in enumerate(LAYERS):
@@ -121,7 +127,7 @@ def grown(rate: float, seeds: int) -> tuple[dict[tuple[str, str], Grown], list[s
     keys = jax.random.split(jax.random.key(0), (4, seeds))
 
     def begin(adam: Any, width: int) -> Any:
-        params = jax.vmap(lambda key: init(key, width))(keys[0])
+        params = init(keys[0], width)
         return train(adam, params, jax.vmap(adam.init)(params), keys[1], rate, 0.0)[:2]
 
     def run(adam: Any, params: Any, state: Any, before: Any, warm: float = 0.0) -> Grown:
