@@ -62,12 +62,10 @@ def scale_by_adam(
 
     def init(params: Any) -> CountedAdamState:
         count = jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), jnp.int32), params)
-        _, mu, nu = adam.init(params)
-        return CountedAdamState(count, mu, nu)
+        fresh: Any = adam.init(params)
+        return CountedAdamState(count, fresh.mu, fresh.nu)
 
-    def update(
-        updates: Any, state: CountedAdamState, params: Any = None
-    ) -> tuple[Any, CountedAdamState]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, CountedAdamState]:
         del params
         count = jax.tree.map(optax.safe_increment, state.count)
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)

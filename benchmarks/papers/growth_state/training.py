@@ -31,7 +31,13 @@ class Grown(NamedTuple):
     accuracy: list[float]
 
 
-def init(key: Any, width: int) -> dict[str, Any]:
+@functools.partial(jax.jit, static_argnums=1)
+def init(keys: Any, width: int) -> dict[str, Any]:
+    """Parameters of all seeds."""
+    return jax.vmap(lambda key: _init(key, width))(keys)
+
+
+def _init(key: Any, width: int) -> dict[str, Any]:
     widths = [64, width, width, 10]
     params = {}
     for i, name in enumerate(LAYERS):
@@ -69,9 +75,8 @@ def train(adam: Any, params: Any, state: Any, keys: Any, rate: Any, warm: Any) -
             chosen = jax.random.randint(jax.random.fold_in(key, i), (BATCH,), 0, len(x))
             gradient = jax.grad(loss)(params, x[chosen], y[chosen])
             updates, state = adam.update(gradient, state)
-            factor = -rate * jnp.minimum(1.0, i / jnp.maximum(warm, 1e-9))
-            factor = jnp.where(warm > 0, factor, -rate)
-            return jax.tree.map(lambda p, u: p + factor * u, params, updates), state
+            now = rate * jnp.where(i < warm, i / warm, 1.0)
+            return jax.tree.map(lambda p, u: p - now * u, params, updates), state
 
         def watched(carry: Any, i: Any) -> Any:
             carry = step(carry, i)
@@ -98,54 +103,59 @@ def _figures(params: Any, losses: Any, before: Any) -> Grown:
     return Grown(*(np.asarray(v, float).tolist() for v in (spike, last, accuracy)))
 
 
+def _edit(groups: Any, method: str, key: Any) -> Any:
+    noise = NOISE.get(method, 0.0)
+    return grow.widen(groups, {0: WIDE, 1: WIDE}, method=method, key=key, noise=noise)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def widened(groups: Any, method: str, keys: Any, params: Any) -> Any:
+    return jax.vmap(lambda k, p: _edit(groups, method, k).apply(p))(keys, params)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def carried(groups: Any, method: str, policy: str, keys: Any, state: Any) -> Any:
+    move = lambda k, s: _edit(groups, method, k).optimizer_state(s, policy=policy)
+    return jax.vmap(move)(keys, state)
+
+
 PLAIN, COUNTED = optax.scale_by_adam(), grow.scale_by_adam()
 
 
 def grown(rate: float, seeds: int) -> tuple[dict[tuple[str, str], Grown], list[str]]:
     """Method and policy to figures, and what could not be grown."""
     keys = jax.random.split(jax.random.key(0), (4, seeds))
-    go_on = functools.partial(train, keys=keys[1], rate=rate)
-    begin = functools.partial(train, keys=keys[2], rate=rate, warm=0.0)
-    narrow, wide = (jax.vmap(lambda k, w=w: init(k, w))(keys[0]) for w in (NARROW, WIDE))
-    groups = symmetry.feed_forward(jax.tree.map(lambda x: x[0], narrow), list(LAYERS))
-    params, state, _ = begin(PLAIN, narrow, jax.vmap(PLAIN.init)(narrow))
-    _, counted, _ = begin(COUNTED, narrow, jax.vmap(COUNTED.init)(narrow))
-    before, _ = ends(params)
 
-    def run(adam: Any, params: Any, state: Any, warm: float = 0.0) -> Grown:
-        params, _, losses = go_on(adam, params, state, warm=warm)
+    def begin(adam: Any, width: int) -> Any:
+        params = init(keys[0], width)
+        return train(adam, params, jax.vmap(adam.init)(params), keys[1], rate, 0.0)[:2]
+
+    def run(adam: Any, params: Any, state: Any, before: Any, warm: float = 0.0) -> Grown:
+        params, _, losses = train(adam, params, state, keys[2], rate, warm)
         return _figures(params, losses, before)
 
-    large, large_state, _ = begin(PLAIN, wide, jax.vmap(PLAIN.init)(wide))
-    large, _, losses = go_on(PLAIN, large, large_state, warm=0.0)
+    (params, state), (_, counted) = begin(PLAIN, NARROW), begin(COUNTED, NARROW)
+    large, before = begin(PLAIN, WIDE), ends(params)[0]
     found = {
-        ("none", "not grown"): run(PLAIN, params, state),
-        ("none", "wide from the start"): _figures(large, losses, losses[:, 0]),
+        ("none", "not grown"): run(PLAIN, params, state, before),
+        ("none", "wide from the start"): run(PLAIN, *large, ends(large[0])[0]),
     }
+    groups = symmetry.feed_forward(jax.tree.map(lambda x: x[0], params), list(LAYERS))
     missing = []
     for method in grow.METHODS:
-
-        def edit(key: Any, method: str = method) -> Any:
-            sizes, noise = {0: WIDE, 1: WIDE}, NOISE.get(method, 0.0)
-            return grow.widen(groups, sizes, method=method, key=key, noise=noise)
-
-        def states(state: Any, policy: str, edit: Any = edit) -> Any:
-            move = jax.vmap(lambda k, s: edit(k).optimizer_state(s, policy=policy))
-            return move(keys[3], state)
-
+        how = groups, method
         try:
-            start = jax.vmap(lambda k, p, edit=edit: edit(k).apply(p))(keys[3], params)
+            start = widened(*how, keys[3], params)
         except WeightSpaceError as error:
             missing.append(f"{method}: {error}")
             continue
-        padded = states(counted, "zero_pad")
+        moved = {p: carried(*how, p, keys[3], state) for p in ("exact", "trajectory", "reset")}
+        padded = carried(*how, "zero_pad", keys[3], counted)
         kept = optax.ScaleByAdamState(state.count, padded.mu, padded.nu)
+        found |= {(method, policy): run(PLAIN, start, s, before) for policy, s in moved.items()}
         found |= {
-            (method, "exact"): run(PLAIN, start, states(state, "exact")),
-            (method, "trajectory"): run(PLAIN, start, states(state, "trajectory")),
-            (method, "zero_pad"): run(COUNTED, start, padded),
-            (method, "zero_pad, count kept"): run(PLAIN, start, kept),
-            (method, "reset"): run(PLAIN, start, states(state, "reset")),
-            (method, "reset, warm-up"): run(PLAIN, start, states(state, "reset"), WARM),
+            (method, "reset, warm-up"): run(PLAIN, start, moved["reset"], before, WARM),
+            (method, "zero_pad"): run(COUNTED, start, padded, before),
+            (method, "zero_pad, count kept"): run(PLAIN, start, kept, before),
         }
     return found, missing
