@@ -8,9 +8,8 @@ import optax
 
 from wslax import tree
 from wslax.errors import WeightSpaceError, did_you_mean
-from wslax.grow.plan import Plan, carry
+from wslax.grow.moves import Moves
 from wslax.symmetry.find import ends
-from wslax.symmetry.types import Groups
 
 POLICIES = ("exact", "reset")
 
@@ -43,11 +42,11 @@ def _is_masked(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
 
 
-def _moment(values: Any, plan: Plan, power: int, policy: str) -> Any:
+def _moment(values: Any, moves: Moves, power: int, policy: str) -> Any:
     leaves = jax.tree.map(lambda x: _Masked() if _is_masked(x) else x, values, is_leaf=_is_masked)
     if all(isinstance(leaf, _Masked) for leaf in jax.tree.leaves(leaves)):
         return values
-    grown = carry(leaves, plan, power)
+    grown = moves.carry(leaves, gradient=power)
     if policy == "reset":
         grown = jax.tree.map(lambda x: x if isinstance(x, _Masked) else _zeros(x), grown)
     return jax.tree.map(lambda x: optax.MaskedNode() if isinstance(x, _Masked) else x, grown)
@@ -57,9 +56,9 @@ def _zeros(leaf: Any) -> Any:
     return tree.cast_like(jnp.zeros(leaf.shape, leaf.dtype), leaf)
 
 
-def _refuse(node: Any, groups: Groups, owner: str) -> None:
-    """Raise if a part of the state that no table knows holds a value per leaf of the groups."""
-    wanted = set(groups.shape) | {name.partition("/")[2] for name in groups.shape}
+def _refuse(node: Any, names: frozenset[str], owner: str) -> None:
+    """Raise if a part of the state that no table knows holds a value per leaf that changes."""
+    wanted = names | {name.partition("/")[2] for name in names}
     if not hasattr(node, "shape"):
         for name in tree.leaf_names(node):
             if not wanted.isdisjoint(ends(name)):
@@ -71,36 +70,36 @@ def _refuse(node: Any, groups: Groups, owner: str) -> None:
                 )
 
 
-def _named(state: Any, plan: Plan, policy: str, normalised: bool) -> Any:
+def _named(state: Any, moves: Moves, policy: str, normalised: bool) -> Any:
     """A NamedTuple of Optax: its moments by the table, its other fields on their own."""
     powers = MOMENTS.get(type(state), {})
     fields = {}
     for field, value in zip(state._fields, state, strict=True):
         if field in powers:
             power = 0 if normalised and isinstance(state, _ACCUMULATING) else powers[field]
-            fields[field] = _moment(value, plan, power, policy)
+            fields[field] = _moment(value, moves, power, policy)
         elif powers and field == "count" and policy == "reset":
             fields[field] = _zeros(value)
         else:
             owner = f"{type(state).__name__}.{field}"
-            fields[field], normalised = _walk(value, plan, policy, normalised, owner)
+            fields[field], normalised = _walk(value, moves, policy, normalised, owner)
     return type(state)(**fields), normalised or isinstance(state, _NORMALISING)
 
 
-def _walk(state: Any, plan: Plan, policy: str, normalised: bool, owner: str) -> tuple[Any, bool]:
+def _walk(state: Any, moves: Moves, policy: str, normalised: bool, owner: str) -> tuple[Any, bool]:
     """A state, and whether what comes after it in the chain is free of the gradient's scale."""
     if hasattr(state, "_fields"):
-        return _named(state, plan, policy, normalised)
+        return _named(state, moves, policy, normalised)
     if isinstance(state, (tuple, list)):
         parts = []
         for part in state:
-            new, normalised = _walk(part, plan, policy, normalised, owner)
+            new, normalised = _walk(part, moves, policy, normalised, owner)
             parts.append(new)
         return type(state)(parts), normalised
     if isinstance(state, dict) and any(map(_holds_states, state.values())):
-        new = {k: _walk(v, plan, policy, normalised, owner)[0] for k, v in state.items()}
+        new = {k: _walk(v, moves, policy, normalised, owner)[0] for k, v in state.items()}
         return new, normalised
-    _refuse(state, plan.groups, owner)
+    _refuse(state, moves.names, owner)
     return state, normalised
 
 
@@ -108,7 +107,7 @@ def _holds_states(node: Any) -> bool:
     return isinstance(node, tuple)
 
 
-def grow_state(state: Any, plan: Plan, policy: str = "exact") -> Any:
+def grow_state(state: Any, moves: Moves, policy: str = "exact") -> Any:
     r"""An Optax state of the narrow model as one of the wide model.
 
     Fields that hold moments are found by the type of their state (`MOMENTS`), at any depth of
@@ -128,7 +127,7 @@ def grow_state(state: Any, plan: Plan, policy: str = "exact") -> Any:
 
     Args:
       state: the state of any Optax transformation over the parameters or a collection of them.
-      plan: the changes.
+      moves: the edit.
       policy: one of `POLICIES`.
 
     Returns:
@@ -139,4 +138,4 @@ def grow_state(state: Any, plan: Plan, policy: str = "exact") -> Any:
     """
     if policy not in POLICIES:
         raise WeightSpaceError(f"policy {policy!r} is unknown.{did_you_mean(policy, POLICIES)}")
-    return _walk(state, plan, policy, False, type(state).__name__)[0]
+    return _walk(state, moves, policy, False, type(state).__name__)[0]

@@ -1,5 +1,6 @@
 """Carrying a tree through width maps: weights, moments and zeros by the same gathers."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 from wslax import random, tree
 from wslax.errors import WeightSpaceError
 from wslax.grow.method import WidthMap
+from wslax.grow.moves import Moves
 from wslax.symmetry import layout
 from wslax.symmetry.find import locate
 from wslax.symmetry.gather import gather
@@ -58,7 +60,26 @@ def _noisy(leaf: Array, site: Site, old: int, name: str, noise: Noise) -> Array:
     return (leaf.astype(wide) * factor).astype(leaf.dtype)
 
 
-def _changed(leaf: Array, change: Change, power: int | None, noise: Noise | None) -> Array:
+def _factor(scales: Sequence[Array | None], powers: Sequence[int]) -> Array | None:
+    """The product of the scales to their powers, None for ones."""
+    out = None
+    for scale, power in zip(scales, powers, strict=True):
+        if scale is not None and power:
+            out = scale**power if out is None else out * scale**power
+    return out
+
+
+def _old_only(leaf: Array, site: Site, old: int) -> Array:
+    """Zero the entries of all units but the old ones."""
+    new = layout.units(site, leaf.shape[site.axis]) >= old
+    shape = [-1 if a == site.axis else 1 for a in range(leaf.ndim)]
+    xp = np if isinstance(leaf, np.ndarray) else jnp
+    return xp.where(new.reshape(shape), xp.zeros((), leaf.dtype), leaf)
+
+
+def _changed(
+    leaf: Array, change: Change, weight: int, gradient: int, old_only: bool, noise: Noise | None
+) -> Array:
     site, width_map = change.sites[0], change.width_map
     group = next(group for group in change.groups.all if site in group.sites)
     grown = gather(change.groups, group, site, leaf, width_map.index)
@@ -66,36 +87,40 @@ def _changed(leaf: Array, change: Change, power: int | None, noise: Noise | None
         site.name, site.axis, site.outer, site.start, size=len(width_map.index), inner=site.inner,
         role=site.role,
     )  # fmt: skip
-    scales = width_map.in_scale, width_map.out_scale
-    if (site.role == "consumed") == (power is None):
-        scales = scales[::-1]
-    scale = scales[0]
-    if scale is not None and power != 0:
+    powers = (gradient, weight) if site.role == "consumed" else (weight, gradient)
+    factor = _factor((width_map.in_scale, width_map.out_scale), powers)
+    if factor is not None:
         if not tree.is_float(leaf):
             raise WeightSpaceError(
                 f"{site.name}: is {leaf.dtype} and would have to be scaled; only floating-point "
                 "leaves can be"
             )
-        xp = np if isinstance(scale, np.ndarray) else jnp
-        factor = layout.spread(after, grown.shape[site.axis], scale ** (power or 1), xp)
-        grown = _times(grown, factor, site.axis)
-    if noise is not None and power is None and site.role == "produced" and tree.is_float(leaf):
+        xp = np if isinstance(factor, np.ndarray) else jnp
+        grown = _times(grown, layout.spread(after, grown.shape[site.axis], factor, xp), site.axis)
+    if old_only:
+        grown = _old_only(grown, after, site.size)
+    if noise is not None and site.role == "produced" and tree.is_float(leaf):
         grown = _noisy(grown, after, site.size, site.name, noise)
     return grown if isinstance(grown, np.ndarray) else tree.cast_like(grown, leaf)
 
 
-def carry(params: Params, plan: Plan, power: int | None = None) -> Params:
-    """A tree of parameters, or of moments of their gradients, through all changes of a plan.
+def carry(
+    params: Params, plan: Plan, *, weight: int = 0, gradient: int = 0, old_only: bool = False
+) -> Params:
+    """A tree shaped like the parameters through all changes of a plan: `Moves.carry`.
 
     Args:
       params: what `symmetry.locate` takes.
       plan: the changes.
-      power: None for weights and statistics; k for what scales as the k-th power of a gradient.
+      weight: 1 for weights and statistics, 0 for what does not scale with them.
+      gradient: k for what scales as the k-th power of a gradient.
+      old_only: whether the entries of new units are zero.
 
     Returns:
       The grown tree.
     """
     found = locate(params, plan.groups)
+    noise = plan.noise if (weight, gradient) == (1, 0) else None
     by_leaf: dict[str, Sequence[Change]] = {}
     for change in plan.changes:
         name = change.sites[0].name
@@ -104,7 +129,13 @@ def carry(params: Params, plan: Plan, power: int | None = None) -> Params:
     def grow(name: str, leaf: Any) -> Any:
         if name in found and hasattr(leaf, "shape"):
             for change in by_leaf.get(found[name], ()):
-                leaf = _changed(leaf, change, power, plan.noise)
+                leaf = _changed(leaf, change, weight, gradient, old_only, noise)
         return leaf
 
     return tree.map_named(grow, params)
+
+
+def moves(plan: Plan) -> Moves:
+    """What optimizer states need to know of a plan."""
+    names = frozenset(change.sites[0].name for change in plan.changes)
+    return Moves(names, functools.partial(carry, plan=plan))

@@ -10,7 +10,7 @@ import numpy as np
 from wslax import edit, random
 from wslax.errors import WeightSpaceError, did_you_mean
 from wslax.grow.method import Method
-from wslax.grow.plan import Change, Noise, Plan, carry
+from wslax.grow.plan import Change, Noise, Plan, carry, moves
 from wslax.grow.registry import METHODS
 from wslax.symmetry import layout
 from wslax.symmetry.find import check_id
@@ -111,11 +111,11 @@ def widen(
     plan = Plan(groups, tuple(changes), Noise(key, noise) if noise else None)
 
     def apply(params: Params) -> Params:
-        return carry(params, plan)
+        return carry(params, plan, weight=1)
 
     def optimizer_state(state: Any, policy: str = "exact") -> Any:
         from wslax.grow.optimizer import grow_state
 
-        return grow_state(state, plan, policy)
+        return grow_state(state, moves(plan), policy)
 
     return edit.from_map(apply, optimizer_state, grown)
