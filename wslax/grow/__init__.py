@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING
 from wslax._lazy import attach
 
 if TYPE_CHECKING:
+    from wslax.grow.stacks import Stack as Stack
+    from wslax.grow.stacks import blocks as blocks
+    from wslax.grow.depth import deepen as deepen
     from wslax.grow.method import Method as Method
     from wslax.grow.method import WidthMap as WidthMap
     from wslax.grow.optimizer import MOMENTS as MOMENTS
@@ -19,7 +22,10 @@ __getattr__, __all__ = attach(
         "MOMENTS": "wslax.grow.optimizer",
         "Method": "wslax.grow.method",
         "POLICIES": "wslax.grow.optimizer",
+        "Stack": "wslax.grow.stacks",
         "WidthMap": "wslax.grow.method",
+        "blocks": "wslax.grow.stacks",
+        "deepen": "wslax.grow.depth",
         "widen": "wslax.grow.width",
     },
 )
