@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING
 from wslax._lazy import attach
 
 if TYPE_CHECKING:
-    from wslax.grow.stacks import Stack as Stack
-    from wslax.grow.stacks import blocks as blocks
     from wslax.grow.depth import deepen as deepen
     from wslax.grow.method import Method as Method
     from wslax.grow.method import WidthMap as WidthMap
     from wslax.grow.optimizer import MOMENTS as MOMENTS
     from wslax.grow.optimizer import POLICIES as POLICIES
     from wslax.grow.registry import METHODS as METHODS
+    from wslax.grow.shrinking import shrink as shrink
+    from wslax.grow.stacks import Stack as Stack
+    from wslax.grow.stacks import blocks as blocks
+    from wslax.grow.upcycling import upcycle as upcycle
     from wslax.grow.width import widen as widen
 
 __getattr__, __all__ = attach(
@@ -26,6 +28,8 @@ __getattr__, __all__ = attach(
         "WidthMap": "wslax.grow.method",
         "blocks": "wslax.grow.stacks",
         "deepen": "wslax.grow.depth",
+        "shrink": "wslax.grow.shrinking",
+        "upcycle": "wslax.grow.upcycling",
         "widen": "wslax.grow.width",
     },
 )

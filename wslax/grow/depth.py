@@ -7,12 +7,12 @@ from typing import Any
 from wslax import edit
 from wslax.errors import WeightSpaceError
 from wslax.globs import pick
-from wslax.grow.stacks import Stack, choose
 from wslax.grow.identity import last_projections
 from wslax.grow.layers import DepthPlan, carry
 from wslax.grow.moves import Moves
 from wslax.grow.orders import layers
 from wslax.grow.regroup import regrouped
+from wslax.grow.stacks import Stack, choose
 from wslax.symmetry.types import Groups
 from wslax.typing import Params, Where
 

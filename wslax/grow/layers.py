@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from wslax import tree
-from wslax.grow.stacks import Stack
 from wslax.grow.orders import Layer
+from wslax.grow.stacks import Stack
 from wslax.symmetry.find import locate
 from wslax.typing import Params
 
@@ -131,7 +131,7 @@ def _rebuilt(node: Any, path: str, prefixes: set[str], plan: DepthPlan, block: A
             integer = any(isinstance(key, int) for key in entries)
             made = [(int(key) if integer else key, value) for key, value in made]
             others = [(key, value) for key, value in pairs if entries[key] is None]
-            before = [k for k, (key, _) in enumerate(pairs) if entries[key] is not None][0]
+            before = next(k for k, (key, _) in enumerate(pairs) if entries[key] is not None)
             return _container(node, [*others[:before], *made, *others[before:]])
     children, structure = _children(node)
     if len(children) == 1 and children[0][1] is node:

@@ -101,7 +101,7 @@ def layers(old: int, depth: int | Sequence[int], method: str) -> tuple[Layer, ..
     zero = method == "identity"
     if zero and [i for i, again in zip(order, new, strict=True) if not again] != [*range(old)]:
         raise WeightSpaceError(
-            f"order {order}: method 'identity' keeps the function, so every one of the {old} blocks "
+            f"order {order}: method 'identity' keeps the function, so each of the {old} blocks "
             "comes once before its copies and in the old order; method='copy' takes any order"
         )
     pairs = zip(order, new, strict=True)

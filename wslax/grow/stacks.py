@@ -262,7 +262,7 @@ def choose(model: Groups | Params, name: str | None) -> Stack:
         found = ", ".join(repr(stack.name) for stack in outer)
         raise WeightSpaceError(f"several stacks of blocks: {found}; say which by stack=")
     raise WeightSpaceError(
-        "no stack of repeated blocks: no siblings whose names end in consecutive numbers have equal "
-        "leaves, and no group is the layer axis of a scan; for leaves that are stacked for a scan "
+        "no stack of repeated blocks: no siblings whose names end in consecutive numbers are "
+        "alike, and no group is the layer axis of a scan; for leaves that are stacked for a scan "
         "pass the groups of `symmetry.infer`, or stack=grow.blocks(params, scanned=...)[0]"
     )
