@@ -108,10 +108,11 @@ def _numbered(groups: Groups, plan: DepthPlan) -> Groups | None:
     ids = {place: id for id, place in enumerate(made)}
     done = []
     for (old, j), group in made.items():
-        outer = [ids.get((other, j), ids.get((other, None))) for other in group.per]
-        if None in outer:
+        places = [(other, j) if (other, j) in ids else (other, None) for other in group.per]
+        if any(place not in ids for place in places):
             return None
-        done.append(dataclasses.replace(group, id=ids[old, j], per=tuple(outer)))
+        per = tuple(ids[place] for place in places)
+        done.append(dataclasses.replace(group, id=ids[old, j], per=per))
     return Groups(tuple(done), tuple(_shapes(groups, names)))
 
 

@@ -94,10 +94,10 @@ def _runs(family: _Family) -> Iterator[range]:
     """Numbers of consecutive blocks of equal structure, two at least."""
     numbers, start = sorted(family.blocks), 0
     for i in range(1, len(numbers) + 1):
-        a, b = numbers[i - 1], numbers[i] if i < len(numbers) else None
-        if b != a + 1 or family.blocks[a] != family.blocks[b]:
+        last = numbers[i - 1]
+        if family.blocks[last] != family.blocks.get(last + 1):
             if i - start > 1:
-                yield range(numbers[start], a + 1)
+                yield range(numbers[start], last + 1)
             start = i
 
 

@@ -36,7 +36,7 @@ class _Plan(NamedTuple):
 
 
 def _space(leaf: Array, key: Key) -> Any:
-    """The namespace that makes leaves out of this one: host arrays stay ones but for traced keys."""
+    """The namespace of what comes of a leaf: host arrays stay ones unless the key is traced."""
     return np if isinstance(leaf, np.ndarray) and not isinstance(key, jax.core.Tracer) else jnp
 
 
@@ -216,10 +216,9 @@ def upcycle(
         >>> from wslax import grow
         >>> params = {"mlp": {"up": np.ones((3, 8)), "down": np.ones((8, 3))}}
         >>> edit = grow.upcycle(params, 4, where="mlp/*", router={"router": 3}, key=0)
-        >>> {name: leaf.shape for name, leaf in edit.apply(params)["mlp"].items()}
-        {'up': (4, 3, 8), 'down': (4, 8, 3)}
-        >>> edit.apply(params)["router"].shape
-        (3, 4)
+        >>> mixture = edit.apply(params)
+        >>> mixture["mlp"]["up"].shape, mixture["router"].shape
+        ((4, 3, 8), (3, 4))
     """
     shapes = model.shape if isinstance(model, Groups) else shapes_of(model)
     every = list(shapes)
