@@ -7,11 +7,16 @@ from wslax._lazy import attach
 if TYPE_CHECKING:
     from wslax.grow.adam import CountedAdamState as CountedAdamState
     from wslax.grow.adam import scale_by_adam as scale_by_adam
+    from wslax.grow.depth import deepen as deepen
     from wslax.grow.method import Method as Method
     from wslax.grow.method import WidthMap as WidthMap
     from wslax.grow.moments import MOMENTS as MOMENTS
     from wslax.grow.optimizer import POLICIES as POLICIES
     from wslax.grow.registry import METHODS as METHODS
+    from wslax.grow.shrinking import shrink as shrink
+    from wslax.grow.stacks import Stack as Stack
+    from wslax.grow.stacks import blocks as blocks
+    from wslax.grow.upcycling import upcycle as upcycle
     from wslax.grow.width import widen as widen
 
 __getattr__, __all__ = attach(
@@ -22,8 +27,13 @@ __getattr__, __all__ = attach(
         "MOMENTS": "wslax.grow.moments",
         "Method": "wslax.grow.method",
         "POLICIES": "wslax.grow.optimizer",
+        "Stack": "wslax.grow.stacks",
         "WidthMap": "wslax.grow.method",
         "scale_by_adam": "wslax.grow.adam",
+        "blocks": "wslax.grow.stacks",
+        "deepen": "wslax.grow.depth",
+        "shrink": "wslax.grow.shrinking",
+        "upcycle": "wslax.grow.upcycling",
         "widen": "wslax.grow.width",
     },
 )
