@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from wslax._lazy import attach
 
 if TYPE_CHECKING:
+    from wslax.grow import stages as stages
     from wslax.grow.method import Method as Method
     from wslax.grow.method import WidthMap as WidthMap
     from wslax.grow.optimizer import MOMENTS as MOMENTS
@@ -28,6 +29,7 @@ __getattr__, __all__ = attach(
         "Templates": "wslax.grow.templates",
         "WidthMap": "wslax.grow.method",
         "mixture": "wslax.grow.templates",
+        "stages": "wslax.grow.stages",
         "widen": "wslax.grow.width",
     },
 )
