@@ -179,7 +179,7 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 def distillation(
     logits: Array, teacher: Array, labels: Array, *, weight: float = 1.0, temperature: float = 1.0
 ) -> Array:
-    r"""Mean loss of a student that learns from a teacher's logits (Hinton et al., arXiv:1503.02531).
+    r"""Mean loss of a student that learns from a teacher's logits (Hinton, arXiv:1503.02531).
 
     With \(p_T = \mathrm{softmax}(z / T)\) of the teacher and \(q_T\) of the student,
 

@@ -22,11 +22,11 @@ ABOUT = """
 Residual MLPs (width 48, pre-normalised blocks) on digits of 8 x 8 and on 4,000 images of
 CIFAR-10-JPEG, grey at 16 x 16. An auxiliary net of three stages of two layers each learns from a
 teacher, twice as wide and of six layers, by its logits alone. Its three blocks then start nets of
-3, 5, 7 and 9 layers, which train on for two epochs at 3e-4. Compared are nets from scratch (AdamW at 1e-3,
-as many epochs as the auxiliary net), and starts from nets of six layers that learnt from the same
-teacher in as many operations: one whose layers are not shared (a net of d layers takes layer
-floor(6 i / d) at layer i), and one whose layers all are the same. Wrong order is the same three
-stages, last first. Figures are test accuracies, in the claims the mean over depths. Costs are
+3, 5, 7 and 9 layers, which train on for two epochs at 3e-4. Compared are nets from scratch (AdamW
+at 1e-3, as many epochs as the auxiliary net), and starts from nets of six layers that learnt from
+the same teacher in as many operations: one whose layers are not shared (a net of d layers takes
+layer floor(6 i / d) at layer i), and one whose layers all are the same. Wrong order is the same
+three stages, last first. Figures are test accuracies, in the claims the mean over depths. Costs are
 operations counted in the compiled steps: the auxiliary net and all short trainings, against nets
 from scratch trained until they do as well as those (or to their end, which flatters scratch). The
 teacher is not in them, as in the paper, whose teacher was at hand; the paper's 6.6 and 20 are for

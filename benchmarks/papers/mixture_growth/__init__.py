@@ -18,16 +18,16 @@ from benchmarks.papers.runner import Claim, Outcome
 TITLE = "Wide nets grown from templates"
 PAPER = "Pham et al., MixtureGrowth, arXiv:2311.04251"
 ABOUT = """
-MLPs of three hidden layers with BatchNorm, twice as wide at the end as at the start, on digits of
-8 x 8 (width 64) and on 6,000 images of CIFAR-10-JPEG, grey at 16 x 16 (width 128). Everything gets
+MLPs of three hidden layers with BatchNorm, twice as wide at the end as at the start, on digits of 8
+x 8 (width 64) and on 6,000 images of CIFAR-10-JPEG, grey at 16 x 16 (width 128). Everything gets
 the operations, counted in the compiled steps, that the wide net takes in 20 epochs (digits: 60). Of
-these 0.8 go into two narrow nets, each with a set of two templates for each matrix, the rest into the wide net, in templates and coefficients; mixing costs a
-part of it. *Random blocks* are the same two narrow nets with freshly drawn weights between them, no
-longer in templates. *Net2Net* is one narrow net without templates, trained with all of the 0.8 and
-widened by `grow.widen` (noise 0.01). The wide net from scratch is as wide and has no templates.
-SGD with Nesterov momentum and the authors' decay of 5e-4, 0.1 falling by a cosine; after growth
-0.03 for all (the authors take 1e-4 for WRN-28-10). *At once* is the accuracy of the grown net
-before any step.
+these 0.8 go into two narrow nets, each with a set of two templates for each matrix, the rest into
+the wide net, in templates and coefficients; mixing costs a part of it. *Random blocks* are the same
+two narrow nets with freshly drawn weights between them, no longer in templates. *Net2Net* is one
+narrow net without templates, trained with all of the 0.8 and widened by `grow.widen` (noise 0.01).
+The wide net from scratch is as wide and has no templates. SGD with Nesterov momentum and the
+authors' decay of 5e-4, 0.1 falling by a cosine; after growth 0.03 for all (the authors take 1e-4
+for WRN-28-10). *At once* is the accuracy of the grown net before any step.
 """
 SHARE, RATE, AFTER = 0.8, 0.1, 0.03
 CHOICES = ("orthogonal", "copy", "random", "zero")
