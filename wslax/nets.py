@@ -174,3 +174,38 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     """
     chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[..., None], axis=-1)
     return -jnp.mean(chosen)
+
+
+def distillation(
+    logits: Array, teacher: Array, labels: Array, *, weight: float = 1.0, temperature: float = 1.0
+) -> Array:
+    r"""Mean loss of a student that learns from a teacher's logits (Hinton, arXiv:1503.02531).
+
+    With \(p_T = \mathrm{softmax}(z / T)\) of the teacher and \(q_T\) of the student,
+
+    \[(1 - w)\,\mathrm{CE}(q_1, y) + w\,T^2\,\mathrm{KL}(p_T \,\|\, q_T).\]
+
+    The mean is over rows; DeiT's code, which others took over, divides the second part by the
+    number of classes too.
+
+    Args:
+      logits: the student's, `[..., classes]`.
+      teacher: the teacher's; no gradient goes through them.
+      labels: integers `[...]`.
+      weight: \(w\); default 1, the teacher alone.
+      temperature: \(T\); default 1.
+
+    Returns:
+      A scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> z = jnp.array([[2.0, 0.0]])
+        >>> [round(float(distillation(z, z, jnp.array([1]), weight=w)), 4) for w in (0.0, 1.0)]
+        [2.1269, 0.0]
+    """
+    of_teacher = jax.nn.log_softmax(jax.lax.stop_gradient(teacher) / temperature)
+    of_student = jax.nn.log_softmax(logits / temperature)
+    divergence = jnp.mean(jnp.sum(jnp.exp(of_teacher) * (of_teacher - of_student), -1))
+    soft = weight * temperature**2 * divergence
+    return (1 - weight) * cross_entropy(logits, labels) + soft

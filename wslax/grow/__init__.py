@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from wslax.grow.adam import CountedAdamState as CountedAdamState
     from wslax.grow.adam import scale_by_adam as scale_by_adam
     from wslax.grow.depth import deepen as deepen
+    from wslax.grow import stages as stages
     from wslax.grow.method import Method as Method
     from wslax.grow.method import WidthMap as WidthMap
     from wslax.grow.moments import MOMENTS as MOMENTS
@@ -17,15 +18,21 @@ if TYPE_CHECKING:
     from wslax.grow.stacks import Stack as Stack
     from wslax.grow.stacks import blocks as blocks
     from wslax.grow.upcycling import upcycle as upcycle
+    from wslax.grow.templates import CHOICES as CHOICES
+    from wslax.grow.templates import Mixture as Mixture
+    from wslax.grow.templates import Templates as Templates
+    from wslax.grow.templates import mixture as mixture
     from wslax.grow.width import widen as widen
 
 __getattr__, __all__ = attach(
     __name__,
     {
         "CountedAdamState": "wslax.grow.adam",
+        "CHOICES": "wslax.grow.templates",
         "METHODS": "wslax.grow.registry",
         "MOMENTS": "wslax.grow.moments",
         "Method": "wslax.grow.method",
+        "Mixture": "wslax.grow.templates",
         "POLICIES": "wslax.grow.optimizer",
         "Stack": "wslax.grow.stacks",
         "WidthMap": "wslax.grow.method",
@@ -34,6 +41,10 @@ __getattr__, __all__ = attach(
         "deepen": "wslax.grow.depth",
         "shrink": "wslax.grow.shrinking",
         "upcycle": "wslax.grow.upcycling",
+        "Templates": "wslax.grow.templates",
+        "WidthMap": "wslax.grow.method",
+        "mixture": "wslax.grow.templates",
+        "stages": "wslax.grow.stages",
         "widen": "wslax.grow.width",
     },
 )
