@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from wslax._lazy import attach
 
 if TYPE_CHECKING:
+    from wslax.grow import supernet as supernet
     from wslax.grow.method import Method as Method
     from wslax.grow.method import WidthMap as WidthMap
     from wslax.grow.optimizer import MOMENTS as MOMENTS
@@ -20,6 +21,7 @@ __getattr__, __all__ = attach(
         "Method": "wslax.grow.method",
         "POLICIES": "wslax.grow.optimizer",
         "WidthMap": "wslax.grow.method",
+        "supernet": "wslax.grow.supernet",
         "widen": "wslax.grow.width",
     },
 )
