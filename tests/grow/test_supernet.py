@@ -32,7 +32,8 @@ def made(experts=2, routing="neuron", same=False, dtype=jnp.float32):
     population = jax.tree.map(lambda x: x.astype(dtype), population)
     first = ws.population.member(population, 0)
     space = supernet.space(ws.symmetry.feed_forward(first, NAMES), CHOICES)
-    return first, supernet.init(jr.key(2), population, space, routing=routing, hidden=8), space
+    init = jax.jit(lambda experts: supernet.init(2, experts, space, routing=routing, hidden=8))
+    return first, init(population), space
 
 
 def sliced(params, a, b):
