@@ -110,7 +110,7 @@ def learned(targets: Any, keys: Any, data: Any) -> Any:
     return state[2]
 
 
-def strongest(params: Any, width: int) -> Any:
+def strongest(params: Any, width: int, groups: ws.symmetry.Groups = GROUPS) -> Any:
     """The units of the largest L2 norm of all their weights, layer by layer."""
     kernels = [params[name]["kernel"] for name in NAMES]
     kept = {}
@@ -118,7 +118,7 @@ def strongest(params: Any, width: int) -> Any:
         into, out = kernels[k], kernels[k + 1]
         strength = jnp.square(into).sum(0) + jnp.square(out).sum(1)
         kept[k] = jnp.sort(jnp.argsort(-strength)[:width])
-    return ws.symmetry.take(params, GROUPS, kept)
+    return ws.symmetry.take(params, groups, kept)
 
 
 def first(params: Any, width: int) -> Any:
