@@ -45,6 +45,7 @@ public_namespaces = [
     "wslax",
     *(f"wslax.{name}" for name in wslax._MODULES),
     *(f"wslax.numerics.{name}" for name in ("threshold", "streaming", "lowrank", "assignment")),
+    "wslax.grow.supernet",
     "wslax.errors",
     "wslax.recipes",
     "wslax.report",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from wslax import data as data
     from wslax import edit as edit
     from wslax import evolve as evolve
+    from wslax import generate as generate
     from wslax import grow as grow
     from wslax import io as io
     from wslax import merge as merge
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = [
-    "adapt", "align", "data", "edit", "evolve", "grow", "io", "merge", "nets", "numerics",
-    "population", "random", "select", "symmetry", "trace", "tree",
+    "adapt", "align", "data", "edit", "evolve", "generate", "grow", "io", "merge", "nets",
+    "numerics", "population", "random", "select", "symmetry", "trace", "tree",
 ]  # fmt: skip
 _NAMES = {module: f"wslax.{module}" for module in _MODULES}
 _NAMES |= {"Edit": "wslax.edit", "chain": "wslax.edit", "by_leaf": "wslax.tree"}

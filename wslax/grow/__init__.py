@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 from wslax._lazy import attach
 
 if TYPE_CHECKING:
+    from wslax.grow import stages as stages
+    from wslax.grow import supernet as supernet
     from wslax.grow.adam import CountedAdamState as CountedAdamState
     from wslax.grow.adam import scale_by_adam as scale_by_adam
     from wslax.grow.depth import deepen as deepen
-    from wslax.grow import stages as stages
     from wslax.grow.method import Method as Method
     from wslax.grow.method import WidthMap as WidthMap
     from wslax.grow.moments import MOMENTS as MOMENTS
@@ -17,34 +18,34 @@ if TYPE_CHECKING:
     from wslax.grow.shrinking import shrink as shrink
     from wslax.grow.stacks import Stack as Stack
     from wslax.grow.stacks import blocks as blocks
-    from wslax.grow.upcycling import upcycle as upcycle
     from wslax.grow.templates import CHOICES as CHOICES
     from wslax.grow.templates import Mixture as Mixture
     from wslax.grow.templates import Templates as Templates
     from wslax.grow.templates import mixture as mixture
+    from wslax.grow.upcycling import upcycle as upcycle
     from wslax.grow.width import widen as widen
 
 __getattr__, __all__ = attach(
     __name__,
     {
-        "CountedAdamState": "wslax.grow.adam",
         "CHOICES": "wslax.grow.templates",
+        "CountedAdamState": "wslax.grow.adam",
         "METHODS": "wslax.grow.registry",
         "MOMENTS": "wslax.grow.moments",
         "Method": "wslax.grow.method",
         "Mixture": "wslax.grow.templates",
         "POLICIES": "wslax.grow.optimizer",
         "Stack": "wslax.grow.stacks",
-        "WidthMap": "wslax.grow.method",
-        "scale_by_adam": "wslax.grow.adam",
-        "blocks": "wslax.grow.stacks",
-        "deepen": "wslax.grow.depth",
-        "shrink": "wslax.grow.shrinking",
-        "upcycle": "wslax.grow.upcycling",
         "Templates": "wslax.grow.templates",
         "WidthMap": "wslax.grow.method",
+        "blocks": "wslax.grow.stacks",
+        "deepen": "wslax.grow.depth",
         "mixture": "wslax.grow.templates",
+        "scale_by_adam": "wslax.grow.adam",
+        "shrink": "wslax.grow.shrinking",
         "stages": "wslax.grow.stages",
+        "supernet": "wslax.grow.supernet",
+        "upcycle": "wslax.grow.upcycling",
         "widen": "wslax.grow.width",
     },
 )
