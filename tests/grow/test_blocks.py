@@ -1,5 +1,7 @@
 """Stacks of blocks are found from names, and from groups where leaves alone cannot tell."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -93,7 +95,7 @@ def test_runs_of_equal_blocks(kinds):
     """Against a plain count of maximal runs."""
     tree = [np.zeros(2 + kind) for kind in kinds]
     runs = [1]
-    for a, b in zip(kinds, kinds[1:], strict=False):
+    for a, b in itertools.pairwise(kinds):
         runs = [*runs[:-1], runs[-1] + 1] if a == b else [*runs, 1]
     assert [s.depth for s in grow.blocks(tree)] == [run for run in runs if run > 1]
 
