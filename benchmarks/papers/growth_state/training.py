@@ -135,10 +135,10 @@ def grown(rate: float, seeds: int) -> tuple[dict[tuple[str, str], Grown], list[s
         return _figures(params, losses, before)
 
     (params, state), (_, counted) = begin(PLAIN, NARROW), begin(COUNTED, NARROW)
-    large, before = begin(PLAIN, WIDE), ends(params)[0]
+    (large, of_large), before = begin(PLAIN, WIDE), ends(params)[0]
     found = {
         ("none", "not grown"): run(PLAIN, params, state, before),
-        ("none", "wide from the start"): run(PLAIN, *large, ends(large[0])[0]),
+        ("none", "wide from the start"): run(PLAIN, large, of_large, ends(large)[0]),
     }
     groups = symmetry.feed_forward(jax.tree.map(lambda x: x[0], params), list(LAYERS))
     missing = []
