@@ -1,4 +1,8 @@
-"""Small models of every kind that `infer` must understand, as `name -> (apply, params, inputs)`."""
+"""Small models of every kind that `infer` must understand, as `name -> (apply, params, inputs)`.
+
+Each reads its widths from the parameters, so that it takes those of a wider or narrower model as
+they are; what they cannot tell, how many heads share a fused axis, is a keyword.
+"""
 
 import flax.linen as nn
 import jax
@@ -19,6 +23,22 @@ def linen(module, *inputs, apply=None, **kwargs):
     return apply, variables, inputs
 
 
+def read(module, name, default, axis=-1):
+    """How many units a layer has in the parameters at hand, or by default."""
+    found = module.variables.get("params", {})
+    for part in name.split("/"):
+        found = found.get(part, {})
+    return jax.tree.leaves(found)[-1].shape[axis] if found else default
+
+
+def dense(module, name, units):
+    return nn.Dense(read(module, name, units), name=name)
+
+
+def conv(module, name, units, *window, **options):
+    return nn.Conv(read(module, name, units), *window, name=name, **options)
+
+
 def mlp():
     def apply(p, x):
         return jax.nn.gelu(jax.nn.relu(x @ p["a"] + p["a_b"]) @ p["b"]) @ p["c"]
@@ -32,12 +52,12 @@ class ResNet(nn.Module):
         def norm(name):
             return nn.BatchNorm(use_running_average=True, name=name)
 
-        x = nn.relu(norm("n0")(nn.Conv(8, (3, 3), name="c0")(x)))
+        x = nn.relu(norm("n0")(conv(self, "c0", 8, (3, 3))(x)))
         for i, (width, stride) in enumerate([(8, 1), (12, 2)]):
-            y = nn.relu(norm(f"n{i}a")(nn.Conv(width, (3, 3), stride, name=f"c{i}a")(x)))
-            y = norm(f"n{i}b")(nn.Conv(width, (3, 3), name=f"c{i}b")(y))
-            if y.shape != x.shape:
-                x = norm(f"n{i}s")(nn.Conv(width, (1, 1), stride, name=f"c{i}s")(x))
+            y = nn.relu(norm(f"n{i}a")(conv(self, f"c{i}a", width, (3, 3), stride)(x)))
+            y = norm(f"n{i}b")(conv(self, f"c{i}b", width, (3, 3))(y))
+            if stride > 1:
+                x = norm(f"n{i}s")(conv(self, f"c{i}s", width, (1, 1), stride)(x))
             x = nn.relu(x + y)
         x = nn.avg_pool(x, (2, 2), (2, 2))
         return nn.Dense(3, name="out")(x.reshape(x.shape[0], -1))
@@ -50,12 +70,13 @@ def resnet():
 class Separable(nn.Module):
     @nn.compact
     def __call__(self, x):
-        x = nn.relu(nn.Conv(8, (1, 1), name="expand")(x))
-        x = nn.relu(nn.Conv(8, (3, 3), feature_group_count=8, name="depthwise")(x))
+        x = nn.relu(conv(self, "expand", 8, (1, 1))(x))
+        depthwise = conv(self, "depthwise", 8, (3, 3), feature_group_count=x.shape[-1])
+        x = nn.relu(depthwise(x))
         s = x.mean((1, 2))
-        s = nn.sigmoid(nn.Dense(8, name="excite")(nn.relu(nn.Dense(4, name="squeeze")(s))))
+        s = nn.sigmoid(dense(self, "excite", 8)(nn.relu(dense(self, "squeeze", 4)(s))))
         x = x * s[:, None, None]
-        x = nn.max_pool(nn.Conv(5, (1, 1), name="project")(x), (2, 2), (2, 2))
+        x = nn.max_pool(conv(self, "project", 5, (1, 1))(x), (2, 2), (2, 2))
         return nn.Dense(3, name="out")(x.mean((1, 2)))
 
 
@@ -70,7 +91,7 @@ def grouped():
             p["k"],
             (1, 1),
             "SAME",
-            feature_group_count=3,
+            feature_group_count=p["a"].shape[1] // p["k"].shape[2],
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         return jax.nn.relu(y) @ p["out"]
@@ -81,10 +102,10 @@ def grouped():
 class DenseNet(nn.Module):
     @nn.compact
     def __call__(self, x):
-        x = nn.Conv(4, (3, 3), name="stem")(x)
+        x = conv(self, "stem", 4, (3, 3))(x)
         for i in range(3):
             y = nn.relu(nn.LayerNorm(name=f"n{i}")(x)) if i else nn.relu(x)
-            x = jnp.concatenate([x, nn.Conv(3, (3, 3), name=f"c{i}")(y)], -1)
+            x = jnp.concatenate([x, conv(self, f"c{i}", 3, (3, 3))(y)], -1)
         return nn.Dense(2, name="out")(x.mean((1, 2)))
 
 
@@ -95,13 +116,13 @@ def densenet():
 class UNet(nn.Module):
     @nn.compact
     def __call__(self, x):
-        a = nn.relu(nn.Conv(6, (3, 3), name="down0")(x))
-        b = nn.relu(nn.Conv(8, (3, 3), (2, 2), name="down1")(a))
-        c = nn.relu(nn.Conv(10, (3, 3), (2, 2), name="middle")(b))
+        a = nn.relu(conv(self, "down0", 6, (3, 3))(x))
+        b = nn.relu(conv(self, "down1", 8, (3, 3), (2, 2))(a))
+        c = nn.relu(conv(self, "middle", 10, (3, 3), (2, 2))(b))
         c = jax.image.resize(c, b.shape[:3] + c.shape[-1:], "nearest")
-        d = nn.relu(nn.Conv(8, (3, 3), name="up1")(jnp.concatenate([b, c], -1)))
-        d = nn.ConvTranspose(7, (2, 2), (2, 2), name="grow")(d)
-        e = nn.relu(nn.Conv(6, (3, 3), name="up0")(jnp.concatenate([a, d], -1)))
+        d = nn.relu(conv(self, "up1", 8, (3, 3))(jnp.concatenate([b, c], -1)))
+        d = nn.ConvTranspose(read(self, "grow", 7), (2, 2), (2, 2), name="grow")(d)
+        e = nn.relu(conv(self, "up0", 6, (3, 3))(jnp.concatenate([a, d], -1)))
         return nn.Conv(2, (1, 1), name="out")(e)
 
 
@@ -118,7 +139,7 @@ def lstm():
             h = jax.nn.sigmoid(o) * jnp.tanh(s)
             return (h, s), h
 
-        zero = jnp.zeros((x.shape[1], 8))
+        zero = jnp.zeros((x.shape[1], len(p["u"])))
         _, hs = jax.lax.scan(step, (zero, zero), x)
         return hs @ p["out"]
 
@@ -130,7 +151,8 @@ class Recurrent(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(2, name="out")(nn.RNN(self.cell(6), name="rnn")(x))
+        cell = self.cell(read(self, "out", 6, axis=0))
+        return nn.Dense(2, name="out")(nn.RNN(cell, name="rnn")(x))
 
 
 def lstm_separate():
@@ -150,32 +172,55 @@ def gru_fused():
             h = (1 - z) * jnp.tanh(na + r * nb) + z * h
             return h, h
 
-        return jax.lax.scan(step, jnp.zeros((x.shape[1], 6)), x)[1] @ p["out"]
+        return jax.lax.scan(step, jnp.zeros((x.shape[1], len(p["u"]))), x)[1] @ p["out"]
 
     return apply, shapes(w=(3, 18), u=(6, 18), out=(6, 2)), (jnp.ones((5, 4, 3)),)
 
 
-class Attention(nn.Module):
+class Heads(nn.Module):
+    """Flax's attention, but values may be wider than queries."""
+
+    heads: int
     width: int
+    value: int
 
     @nn.compact
+    def __call__(self, x, y):
+        def project(name, x, width):
+            return nn.DenseGeneral((self.heads, width), name=name)(x)
+
+        query, key = project("query", x, self.width), project("key", y, self.width)
+        y = nn.dot_product_attention(query, key, project("value", y, self.value))
+        return nn.DenseGeneral(x.shape[-1], (-2, -1), name="out")(y)
+
+
+class Attention(nn.Module):
+    @nn.compact
     def __call__(self, x, y=None):
+        heads, width = (read(self, "attention/query", n, a) for n, a in ((4, -2), (2, -1)))
+        value = read(self, "attention/value", 2)
+        attend = (
+            nn.MultiHeadDotProductAttention(heads, qkv_features=heads * width, name="attention")
+            if value == width
+            else Heads(heads, width, value, name="attention")
+        )
         h = nn.LayerNorm(name="n0")(x)
-        attend = nn.MultiHeadDotProductAttention(4, qkv_features=8, name="attention")
         x = x + attend(h, h if y is None else y)
-        h = nn.gelu(nn.Dense(20, name="up")(nn.LayerNorm(name="n1")(x)))
-        return x + nn.Dense(self.width, name="down")(h)
+        h = nn.gelu(dense(self, "up", 20)(nn.LayerNorm(name="n1")(x)))
+        return x + nn.Dense(x.shape[-1], name="down")(h)
 
 
 class ViT(nn.Module):
     @nn.compact
     def __call__(self, x):
-        x = nn.Conv(12, (2, 2), (2, 2), name="patch")(x).reshape(x.shape[0], -1, 12)
-        token = self.param("token", nn.initializers.normal(), (1, 1, 12))
+        x = conv(self, "patch", 12, (2, 2), (2, 2))(x)
+        width = x.shape[-1]
+        x = x.reshape(x.shape[0], -1, width)
+        token = self.param("token", nn.initializers.normal(), (1, 1, width))
         x = jnp.concatenate([jnp.tile(token, (x.shape[0], 1, 1)), x], 1)
-        x = x + self.param("position", nn.initializers.normal(), (1, x.shape[1], 12))
+        x = x + self.param("position", nn.initializers.normal(), (1, *x.shape[1:]))
         for i in range(2):
-            x = Attention(12, name=f"block{i}")(x)
+            x = Attention(name=f"block{i}")(x)
         return nn.Dense(3, name="out")(nn.LayerNorm(name="norm")(x)[:, 0])
 
 
@@ -186,11 +231,12 @@ def vit():
 class EncoderDecoder(nn.Module):
     @nn.compact
     def __call__(self, x, y):
-        x, y = nn.Embed(7, 12, name="source")(x), nn.Embed(9, 16, name="target")(y)
+        x = nn.Embed(7, read(self, "source", 12), name="source")(x)
+        y = nn.Embed(9, read(self, "target", 16), name="target")(y)
         for i in range(2):
-            x = Attention(12, name=f"encoder{i}")(x)
+            x = Attention(name=f"encoder{i}")(x)
         for i in range(2):
-            y = Attention(16, name=f"decoder{i}")(y, x)
+            y = Attention(name=f"decoder{i}")(y, x)
         return nn.Dense(9, name="out")(y)
 
 
@@ -213,14 +259,20 @@ def rms_norm(x, scale):
     return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + 1e-6) * scale
 
 
-def gpt():
+def gpt(heads=4):
+    def thirds(z, value):
+        """Queries, keys and values of `[..., heads, width]` on one axis, of one width or not."""
+        if z.shape[-1] == 3 * value:
+            return jnp.moveaxis(z.reshape(*z.shape[:2], 3, heads, value // heads), 2, 0)
+        each = jnp.split(z, [(z.shape[-1] - value) // 2, z.shape[-1] - value], -1)
+        return [a.reshape(*z.shape[:2], heads, -1) for a in each]
+
     def apply(p, tokens):
         x = p["embed"][tokens] + p["position"][: tokens.shape[1]]
         for block in p["blocks"]:
             h = layer_norm(x, block["s0"], block["b0"])
-            z = (h @ block["qkv"] + block["qkv_b"]).reshape(*h.shape[:2], 3, 4, 2)
-            y = attention(z[:, :, 0], z[:, :, 1], z[:, :, 2])
-            x = x + y.reshape(*h.shape[:2], 8) @ block["o"]
+            q, k, v = thirds(h @ block["qkv"] + block["qkv_b"], len(block["o"]))
+            x = x + attention(q, k, v).reshape(*h.shape[:2], -1) @ block["o"]
             h = layer_norm(x, block["s1"], block["b1"])
             x = x + jax.nn.gelu(h @ block["up"]) @ block["down"]
         return x @ p["embed"].T
@@ -251,11 +303,12 @@ def rotate(x):
 def llama_block(x, p):
     batch, time, _ = x.shape
     h = rms_norm(x, p["s0"])
-    q = rotate((h @ p["q"]).reshape(batch, time, 4, 6))
-    k = rotate((h @ p["k"]).reshape(batch, time, 2, 6))
-    v = (h @ p["v"]).reshape(batch, time, 2, 6)
-    y = attention(q, jnp.repeat(k, 2, 2), jnp.repeat(v, 2, 2))
-    x = x + y.reshape(batch, time, 24) @ p["o"]
+    q = rotate((h @ p["q"]).reshape(batch, time, -1, 6))
+    k = rotate((h @ p["k"]).reshape(batch, time, -1, 6))
+    v = (h @ p["v"]).reshape(*k.shape[:3], -1)
+    per = q.shape[2] // k.shape[2]
+    y = attention(q, jnp.repeat(k, per, 2), jnp.repeat(v, per, 2))
+    x = x + y.reshape(batch, time, -1) @ p["o"]
     h = rms_norm(x, p["s1"])
     return x + (jax.nn.silu(h @ p["gate"]) * (h @ p["up"])) @ p["down"]
 
@@ -296,16 +349,19 @@ def scanned():
     return apply, {**shapes(embed=(11, 12), s=(12,)), "blocks": blocks}, (jnp.ones((2, 5), int),)
 
 
-def grouped_query_fused():
-    """One kernel for four query heads, two key heads and two value heads."""
+def grouped_query_fused(keys=2, per=2):
+    """One kernel for `keys * per` query heads, and as many key heads as value heads."""
 
     def apply(p, x):
         batch, time, _ = x.shape
         h = x @ p["in"]
-        q, k, v = jnp.split(h @ p["qkv"], [24, 36], -1)
-        q, k, v = (a.reshape(batch, time, -1, 6) for a in (q, k, v))
-        y = attention(q, jnp.repeat(k, 2, 2), jnp.repeat(v, 2, 2))
-        return (h + y.reshape(batch, time, 24) @ p["o"]) @ p["out"]
+        value = len(p["o"]) // per
+        key = (p["qkv"].shape[1] - value) // (per + 1)
+        each = jnp.split(h @ p["qkv"], [per * key, per * key + key], -1)
+        heads = (keys * per, keys, keys)
+        q, k, v = (a.reshape(batch, time, n, -1) for a, n in zip(each, heads, strict=True))
+        y = attention(q, jnp.repeat(k, per, 2), jnp.repeat(v, per, 2))
+        return (h + y.reshape(batch, time, -1) @ p["o"]) @ p["out"]
 
     params = shapes(**{"in": (3, 12)}, qkv=(12, 48), o=(24, 12), out=(12, 2))
     return apply, params, (jnp.ones((2, 5, 3)),)
@@ -364,6 +420,7 @@ def siamese():
 def mamba():
     def apply(p, x):
         h = x @ p["in"]
+        (width, states), rank = p["A"].shape, len(p["delta"])
         u, gate = jnp.split(h @ p["wide"], 2, -1)
         u = jax.nn.silu(
             jax.lax.conv_general_dilated(
@@ -371,11 +428,11 @@ def mamba():
                 p["conv"],
                 (1,),
                 [(2, 0)],
-                feature_group_count=10,
+                feature_group_count=width,
                 dimension_numbers=("NWC", "WIO", "NWC"),
             )
         )
-        b, c, low = jnp.split(u @ p["bc"], [4, 8], -1)
+        b, c, low = jnp.split(u @ p["bc"], [states, p["bc"].shape[1] - rank], -1)
         delta = jax.nn.softplus(low @ p["delta"])
 
         def step(s, t):
@@ -385,7 +442,7 @@ def mamba():
             return s, jnp.einsum("bin,bn->bi", s, c)
 
         inputs = jax.tree.map(lambda v: v.swapaxes(0, 1), (u, delta, b, c))
-        _, y = jax.lax.scan(step, jnp.zeros((x.shape[0], 10, 4)), inputs)
+        _, y = jax.lax.scan(step, jnp.zeros((x.shape[0], width, states)), inputs)
         y = (y.swapaxes(0, 1) + u * p["D"]) * jax.nn.silu(gate)
         return (h + y @ p["o"]) @ p["out"]
 
