@@ -69,6 +69,12 @@ def check_consumers(group: Group, method: str) -> None:
             "the model sums over the units with no weight on the way, so every copy counts; put a "
             "weight there (`h @ ones` as a leaf) and infer the groups again",
         )  # fmt: skip
+    if any(not average.alone for average in group.averages):
+        raise refuse(
+            group, method,
+            "the model takes a mean over these units and others concatenated with them, whose "
+            "shares of it would change; normalise the parts before they are concatenated",
+        )  # fmt: skip
     consumers = [site for site in group.sites if site.role == "consumed"]
     if is_product(group):
         if consumers:

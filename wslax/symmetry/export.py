@@ -140,9 +140,10 @@ def _averages(walk: Walk, node: int) -> tuple[Average, ...]:
         )
         gains = tuple(sorted(reduction.gains))
         divides = bool(gains) and not reduction.astray
-        found.append(
-            Average(kind, reduction.linear, atoms == {node}, reduction.eps, gains, divides)
-        )
+        whole = atoms == {node}
+        joined = any(walk.axes.pieces(n) for n in walk.axes.factors(reduction.nodes))
+        eps = reduction.eps
+        found.append(Average(kind, reduction.linear, whole, not joined, eps, gains, divides))
     return tuple(dict.fromkeys(found))
 
 

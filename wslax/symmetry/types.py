@@ -75,6 +75,7 @@ class Average:
       of: `"values"`, `"squares"` (RMSNorm) or `"deviations"` (squared: a variance, LayerNorm).
       linear: whether the values are linear in what produces the units, with nothing between.
       whole: whether the mean is over the units of the group alone.
+      alone: whether no other units are concatenated with these under the mean.
       eps: what is added to a mean of squares or deviations before its root.
       gains: the leaves that multiply what is divided by that root.
       divides: whether it only divides what it was taken of, and a gain multiplies that.
@@ -83,6 +84,7 @@ class Average:
     of: str
     linear: bool
     whole: bool
+    alone: bool = True
     eps: float = 0.0
     gains: tuple[str, ...] = ()
     divides: bool = False
