@@ -132,8 +132,8 @@ def check(
     Example:
         >>> import jax, jax.numpy as jnp, wslax as ws
         >>> def model(width):
-        ...     return lambda p, x: (x @ p["w"] * p["s"]).sum(-1) / width
-        >>> params = {"w": jnp.ones((3, 4)), "s": jnp.ones(4)}
+        ...     return lambda p, x: (x @ p["w"]).sum(-1) / width
+        >>> params = {"w": jnp.ones((3, 4))}
         >>> twice = lambda x: jnp.concatenate([x, x], -1)
         >>> edit = ws.edit.from_map(lambda p: jax.tree.map(twice, p))
         >>> ws.grow.check(model(4), model(8), edit, params, jnp.ones((2, 3))).ok
@@ -145,13 +145,15 @@ def check(
     new_params = edit.apply(params)
     ran_old, ran_new = fields.Seen(), fields.Seen()
     with ran_old.watching():
-        old = traced(old_apply, params, inputs)
+        traced(old_apply, params, inputs)
+    old = traced(old_apply, params, inputs)  # apart: those who watch stand among its lines
     sizes = growth(old_apply, params, inputs, edit.groups, new_params)
     expected = old_apply(params, *inputs)
     difference, agree, notes = None, False, []
     try:
         with ran_new.watching():
-            new = traced(new_apply, new_params, inputs)
+            traced(new_apply, new_params, inputs)
+        new = traced(new_apply, new_params, inputs)
         difference, agree = _difference(expected, new_apply(new_params, *inputs))
         notes = [*constants.unchanged(old.program, new.program, sizes), *_unread(old, new)]
     except Exception as error:

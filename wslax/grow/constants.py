@@ -127,8 +127,9 @@ def _cut(old: Any, new: Any, changed: Pairs) -> Iterator[tuple[str, int]]:
     if name in ("reshape", "split"):
         field = "new_sizes" if name == "reshape" else "sizes"
         a, b = old.params[field], new.params[field]
-        if len(a) == len(b) and any(m != n and (m, n) not in changed for m, n in zip(a, b)):
-            yield from ((f"{name} to", m) for m, n in zip(a, b, strict=True) if m == n)
+        both = list(zip(a, b, strict=True)) if len(a) == len(b) else []
+        if any(m != n and (m, n) not in changed for m, n in both):
+            yield from ((f"{name} to", m) for m, n in both if m == n)
     if name == "slice" and len(_shape(old.invars[0])) == len(_shape(new.invars[0])):
         each = zip(
             _shape(old.invars[0]), _shape(new.invars[0]),
@@ -143,7 +144,7 @@ def _powers(old: Any, new: Any, other: int, facts: _Facts, sizes: Growth) -> Ite
     for m, n in pairs if plain else ():
         yield from ((m, n), (1 / m, 1 / n))
     for m, n in pairs | _lengths(old.invars[other], new.invars[other]):
-        if m in sizes.products:
+        if m in sizes.products and (m, n) in sizes.changed():
             yield from ((m**0.5, n**0.5), (m**-0.5, n**-0.5))
 
 

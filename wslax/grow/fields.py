@@ -112,7 +112,9 @@ def _expected(path: str, name: str, value: Any, sizes: Growth) -> Any:
     if own is not None:
         right = [n if m == v else v for v, (m, n) in zip(many, own, strict=True)]
     else:
-        stay = {m for old, new in sizes.under(path).values() for m, n in zip(old, new) if m == n}
+        shapes = sizes.under(path).values()
+        lengths = [pair for old, new in shapes for pair in zip(old, new, strict=True)]
+        stay = {m for m, n in lengths if m == n}
         changed = sizes.changed(path)
         found = [sorted(n for m, n in changed if m == v and v not in stay) for v in many]
         right = [f[0] if len(f) == 1 else v for v, f in zip(many, found, strict=True)]

@@ -95,7 +95,8 @@ def growth(
         for axis in range(len(shape)):
             a, b = before.at(name, axis), groups.at(name, axis)
             if len(a) == len(b):
-                pairs.setdefault(name, set()).update((x.size, y.size) for x, y in zip(a, b))
+                both = zip(a, b, strict=True)
+                pairs.setdefault(name, set()).update((x.size, y.size) for x, y in both)
     products = frozenset(group.size for group in before.all if reasons.is_product(group))
     frozen = {name: frozenset(found) for name, found in pairs.items()}
     return Growth(leaves, frozen, products, _shares(groups, old, new))
