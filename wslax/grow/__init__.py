@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from wslax.grow import supernet as supernet
     from wslax.grow.adam import CountedAdamState as CountedAdamState
     from wslax.grow.adam import scale_by_adam as scale_by_adam
+    from wslax.grow.checking import Checked as Checked
+    from wslax.grow.checking import check as check
     from wslax.grow.depth import deepen as deepen
     from wslax.grow.method import Method as Method
     from wslax.grow.method import WidthMap as WidthMap
@@ -29,6 +31,7 @@ __getattr__, __all__ = attach(
     __name__,
     {
         "CHOICES": "wslax.grow.templates",
+        "Checked": "wslax.grow.checking",
         "CountedAdamState": "wslax.grow.adam",
         "METHODS": "wslax.grow.registry",
         "MOMENTS": "wslax.grow.moments",
@@ -39,6 +42,7 @@ __getattr__, __all__ = attach(
         "Templates": "wslax.grow.templates",
         "WidthMap": "wslax.grow.method",
         "blocks": "wslax.grow.stacks",
+        "check": "wslax.grow.checking",
         "deepen": "wslax.grow.depth",
         "mixture": "wslax.grow.templates",
         "scale_by_adam": "wslax.grow.adam",

@@ -2,11 +2,11 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from wslax.grow.layers import DepthPlan
 from wslax.symmetry import layout
-from wslax.symmetry.types import Group, Groups, Site
+from wslax.symmetry.types import Average, Group, Groups, Site
 
 
 class _Names:
@@ -34,6 +34,29 @@ class _Names:
                 number = int(found[1]) - stack.first - stack.depth + len(self.plan.layers)
                 return f"{prefix}{stack.number(number)}{found[2]}"
         return name
+
+    def moved(self, name: str, layer: int | None) -> str:
+        """A leaf as seen from a block of the new model, or from outside of the blocks."""
+        if name in self.block and layer is not None:
+            return self.at(self.block[name][1], layer)
+        return self.outside(name)
+
+    def averages(self, averages: Iterable[Average], layer: int | None) -> Iterator[Average]:
+        """Means as they are in one new block, or of all blocks where that is None."""
+        for average in averages:
+            blocks = {self.block[name][0] for name in average.gains if name in self.block}
+            each = self.copies(blocks.pop()) if layer is None and blocks else [layer]
+            for at in each:
+                gains = tuple(self.moved(name, at) for name in average.gains)
+                yield dataclasses.replace(average, gains=gains)
+
+    def levers(
+        self, group: Group, order: Iterable[tuple[int, int | None]]
+    ) -> tuple[tuple[str, ...], ...]:
+        """The levers of new sites, each given by the old one and the new block it lies in."""
+        if not group.levers:
+            return ()
+        return tuple(tuple(self.moved(n, j) for n in group.levers[k]) for k, j in order)
 
     def copies(self, block: int) -> list[int]:
         """The new blocks that come from an old one."""
@@ -77,6 +100,19 @@ def _shared(group: Group, inside: dict[int, dict[int, str]], names: _Names) -> G
         sites=tuple(sites),
         scales=tuple(extended(group.scales)),
         signs=tuple(extended(group.signs)),
+        averages=tuple(names.averages(group.averages, None)),
+        levers=names.levers(group, order),
+    )
+
+
+def _renamed(group: Group, layer: int | None, names: _Names) -> Group:
+    """A group that lies in one block or in none, in a new block."""
+    order = [(k, layer) for k in range(len(group.sites))]
+    return dataclasses.replace(
+        group,
+        sites=tuple(dataclasses.replace(s, name=names.moved(s.name, layer)) for s in group.sites),
+        averages=tuple(names.averages(group.averages, layer)),
+        levers=names.levers(group, order),
     )
 
 
@@ -90,16 +126,10 @@ def _numbered(groups: Groups, plan: DepthPlan) -> Groups | None:
                 i, leaf = names.block[site.name]
                 inside.setdefault(i, {})[k] = leaf
         if not inside:
-            sites = tuple(dataclasses.replace(s, name=names.outside(s.name)) for s in group.sites)
-            made[group.id, None] = dataclasses.replace(group, sites=sites)
+            made[group.id, None] = _renamed(group, None, names)
         elif len(inside) == 1 and sum(map(len, inside.values())) == len(group.sites):
-            ((i, places),) = inside.items()
-            for j in names.copies(i):
-                sites = tuple(
-                    dataclasses.replace(s, name=names.at(leaf, j))
-                    for s, leaf in zip(group.sites, places.values(), strict=True)
-                )
-                made[group.id, j] = dataclasses.replace(group, sites=sites)
+            for j in names.copies(next(iter(inside))):
+                made[group.id, j] = _renamed(group, j, names)
         else:
             shared = _shared(group, inside, names)
             if shared is None:
