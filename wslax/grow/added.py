@@ -10,11 +10,11 @@ from wslax.symmetry.types import Group
 from wslax.typing import Key
 
 
-def _check(group: Group, size: int) -> None:
-    reasons.check_consumers(group, "zero")
+def _check(group: Group, size: int, method: str = "zero") -> None:
+    reasons.check_consumers(group, method)
     if reasons.is_averaged(group):
         raise reasons.refuse(
-            group, "zero",
+            group, method,
             "the model takes a mean over the units, which new ones change even if nothing reads "
             "them; use lemon, or hypercloning for a multiple",
         )  # fmt: skip
@@ -33,7 +33,7 @@ zero = Method("zero", _check, _width_map, "arXiv:2308.06103, sections 3.1 to 3.4
 
 
 def _masked_check(group: Group, size: int) -> None:
-    _check(group, size)
+    _check(group, size, "msg")
     if reasons.is_product(group):
         raise reasons.refuse(
             group, "msg", "no outgoing weight stands where a mask could rise; use zero"

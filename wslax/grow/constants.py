@@ -114,7 +114,7 @@ def _walk(old: Program, new: Program, facts: _Facts, line: str) -> Iterator[tupl
         for parts in zip(*inside, strict=False):
             if not isinstance(jaxpr.nested(n), While):
                 _enter(o, n, parts, facts)
-            yield from _walk(*parts, facts, here)
+            yield from _walk(parts[0], parts[1], facts, here)
         if isinstance(jaxpr.nested(n), Call):
             for var, atom in zip(n.outvars, inside[1][0].jaxpr.outvars, strict=True):
                 if not jaxpr.is_literal(atom) and atom in facts.summed:

@@ -35,7 +35,7 @@ def _check(group: Group, size: int) -> None:
 def _split(group: Group, index: Array, key: Key, xp: Any) -> Array:
     """Random shares that add up to one over the copies of a unit."""
     words = random.bits(key, f"grow/lemon/{group.id}", len(index), xp=xp)
-    parts = np.float32(0.5) + random.uniform(words)
+    parts = (np.float32(0.5) + random.uniform(words)).astype(float)
     whose = index[:, None] == np.arange(group.size, dtype=np.int32)[None]
     return parts / (whose * parts[:, None]).sum(0)[index]
 

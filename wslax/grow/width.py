@@ -49,38 +49,52 @@ def widen(
     key: Key,
     noise: float = 0.0,
 ) -> edit.Edit:
-    r"""Give groups more units without changing the model's function.
+    r"""Give groups more units; but for FPI and MSG the model's function stays.
 
-    Net2WiderNet (Chen, Goodfellow and Shlens, arXiv:1511.05641, section 2.2): the first units are
-    the old ones, each new unit is a copy of one drawn at random, \(i(j)\); with \(c_i\) copies of
-    unit \(i\) in all,
+    The first units are the old ones. There is one map a group, so that all leaves along a residual
+    stream, biases, norm scales and running statistics agree: new unit \(j\) is a copy of unit
+    \(i(j)\), and with shares \(b_j\) that add up to one over the copies of a unit
 
     \[w'_j = w_{i(j)} \text{ where produced or elementwise}, \qquad
-      w'_j = w_{i(j)} / c_{i(j)} \text{ where consumed}.\]
+      w'_j = b_j\, w_{i(j)} \text{ where consumed}.\]
 
-    There is one map a group, so that all leaves along a residual stream, biases, norm scales and
-    running statistics agree. Where the model takes a mean or variance over the units (`LayerNorm`),
-    every unit is copied equally often, and the new size must be a multiple of the old one.
+    | method | units | shares | under norms |
+    |---|---|---|---|
+    | `"net2wider"` | each a copy of one drawn at random | equal | multiples |
+    | `"hypercloning"` | all copied equally often | equal | multiples |
+    | `"lemon"` | in turn | random | any size |
+    | `"zero"` | new ones that nothing reads yet | | refused |
+    | `"fpi"` | each a copy of one drawn at random | equal | changes the function |
+    | `"msg"` | new ones that are read at once | | refused |
 
-    Copies have equal gradients and stay equal without dropout or `noise`.
+    What fits a place is read from the groups. Where queries meet keys both take the root of the
+    share, and the change of the model's own root of the width is made good. Where an embedding is
+    tied to the head, the scale and bias of the norm before the head take the share. Under norms
+    LEMON fills what is left of a size that is no multiple with the mean (LayerNorm) or zero
+    (RMSNorm) and multiplies the norms' scales by \(\gamma = \sqrt{k n / n'}\), with \(k\) whole
+    copies of \(n\) units among \(n'\); it is exact if the new model's epsilon is \(\gamma^2\)
+    times the old one, and nearly so if it is not (`grow.check` says so).
+
+    Copies have equal gradients with equal shares, and stay equal without dropout or `noise`.
 
     Args:
       groups: the groups of the narrow model.
       sizes: group id to its new number of units; static.
-      method: one of `METHODS`; default Net2WiderNet.
+      method: one of `METHODS`, where each says where it is published; default Net2WiderNet.
       key: chooses the copied units and the noise. May be traced: under `jax.vmap` over members and
         keys each member gets a map of its own.
-      noise: new units' produced weights are multiplied by \(1 + \text{noise} \cdot z\),
-        \(z \sim N(0, 1)\), to tell copies apart; 0 (default) keeps the function exactly, 0.01
-        nearly.
+      noise: tells copies apart. `"net2wider"` and `"fpi"` multiply new units' produced weights by
+        \(1 + \text{noise} \cdot z\), \(z \sim N(0, 1)\): 0 (default) keeps the function exactly,
+        0.01 nearly. `"hypercloning"` adds noise to consumed weights that cancels between copies,
+        in units of the leaf's root mean square, and keeps the function. Others take none.
 
     Returns:
       An `Edit`. `apply(tree)` takes parameters (with statistics), a tree that holds copies of them
-      (EMA) or one collection of them; `optimizer_state(state, policy="exact")` an Optax state:
-      with `"exact"` the moments are those of the wide model's gradients (incoming \(m / c\) and
-      \(v / c^2\), outgoing unchanged), with `"reset"` moments and their step count are zero;
-      `spec` plans on shapes; `groups` are the wide model's. Leaves keep their dtype and weak type;
-      half types are scaled in float32.
+      (EMA) or one collection of them; `optimizer_state(state, policy="exact")` an Optax state, by
+      one of `POLICIES`: `"exact"`, the moments of the wide model's gradients (incoming \(m / c\)
+      and \(v / c^2\) with \(c\) copies, outgoing unchanged), `"trajectory"`, `"zero_pad"` or
+      `"reset"`; `spec` plans on shapes; `groups` are the wide model's. Leaves keep their dtype and
+      weak type; half types are scaled in float32.
 
     Raises:
       WeightSpaceError: for an unknown method, group or state type, a frozen group, fewer units, or
