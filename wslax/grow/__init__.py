@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from wslax.grow.checking import check as check
     from wslax.grow.depth import deepen as deepen
     from wslax.grow.masking import masked as masked
+    from wslax.grow.maximal import gradmax as gradmax
     from wslax.grow.method import Method as Method
     from wslax.grow.method import WidthMap as WidthMap
     from wslax.grow.moments import MOMENTS as MOMENTS
@@ -45,6 +46,7 @@ __getattr__, __all__ = attach(
         "blocks": "wslax.grow.stacks",
         "check": "wslax.grow.checking",
         "deepen": "wslax.grow.depth",
+        "gradmax": "wslax.grow.maximal",
         "masked": "wslax.grow.masking",
         "mixture": "wslax.grow.templates",
         "scale_by_adam": "wslax.grow.adam",

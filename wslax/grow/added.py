@@ -32,6 +32,22 @@ def _width_map(group: Group, size: int, key: Key, xp: Any) -> WidthMap:
 zero = Method("zero", _check, _width_map, "arXiv:2308.06103, sections 3.1 to 3.4")
 
 
+def _unread_check(group: Group, size: int) -> None:
+    _check(group, size, "gradmax")
+    if reasons.is_product(group) or reasons.tied(group):
+        raise reasons.refuse(
+            group, "gradmax", "no outgoing weights of its own could be chosen; use zero"
+        )
+
+
+def _unread_map(group: Group, size: int, key: Key, xp: Any) -> WidthMap:
+    index = xp.arange(group.size, dtype=np.int32)
+    return WidthMap(index, fill=Fill(size - group.size, "zero", "zero"))
+
+
+unread = Method("gradmax", _unread_check, _unread_map, "arXiv:2201.05125, section 3")
+
+
 def _masked_check(group: Group, size: int) -> None:
     _check(group, size, "msg")
     if reasons.is_product(group):

@@ -19,9 +19,13 @@ from wslax.symmetry.types import Groups
 from wslax.typing import Key, Params
 
 
-def _checked(groups: Groups, sizes: Mapping[int, int], method: str) -> Method:
+def _named(method: str) -> Method:
     if method not in METHODS:
         raise WeightSpaceError(f"method {method!r} is unknown.{did_you_mean(method, METHODS)}")
+    return METHODS[method]
+
+
+def _check(groups: Groups, sizes: Mapping[int, int], method: Method) -> None:
     for id, size in sizes.items():
         group = check_id(groups, id)
         if size < group.size:
@@ -29,8 +33,7 @@ def _checked(groups: Groups, sizes: Mapping[int, int], method: str) -> Method:
                 f"group {id}: has {group.size} units, expected at least that, got "
                 f"{size!r}; `symmetry.take` keeps fewer"
             )
-        METHODS[method].check(group, size)
-    return METHODS[method]
+        method.check(group, size)
 
 
 def _host(key: Key) -> tuple[Key, Any]:
@@ -114,20 +117,28 @@ def widen(
         >>> bool(abs(net.apply(wide, x) - net.apply(params, x)).max() < 1e-5)
         True
     """
-    chosen = _checked(groups, sizes, method)
     if not noise >= 0:
         raise WeightSpaceError(f"noise: expected a number of at least 0, got {noise}")
+    chosen = _named(method)
     if noise and chosen.noise is None:
         raise WeightSpaceError(f"noise: {chosen.name} makes no equal copies, so it takes none")
+    return widened(groups, sizes, chosen, key, noise)
+
+
+def widened(
+    groups: Groups, sizes: Mapping[int, int], method: Method, key: Key, noise: float
+) -> edit.Edit:
+    """`widen` by a method that need not be one of `METHODS`."""
+    _check(groups, sizes, method)
     key, xp = _host(key)
     changes, grown = [], groups
     for id, size in sizes.items():
-        width_map = chosen.width_map(grown.all[id], size, key, xp)
+        width_map = method.width_map(grown.all[id], size, key, xp)
         more = width_map.fill.count if width_map.fill else 0
         for before, sites in layout.steps(grown, id, size):
             treatment = treated(before.all[id], sites, width_map, size)
             role = "consumed" if treatment.consumed else sites[0].role
-            where = chosen.noise if chosen.noise == role else None
+            where = method.noise if method.noise == role else None
             changes.append(Change(before, sites[0], width_map.index, more, treatment, where))
         grown = layout.resize(grown, {id: size})
     plan = Plan(groups, tuple(changes), key, noise)
