@@ -54,8 +54,9 @@ def _written(params: Params, places: list[_Place], values: list[Array]) -> Param
     return tree.map_named(write, params)
 
 
-def _flat(values: list[Array]) -> tuple[Array, Callable[[Array], Any]]:
-    return ravel_pytree(values)
+def _flat(values: list[Array]) -> tuple[Array, Any]:
+    flat, shaped = ravel_pytree(values)
+    return flat, shaped
 
 
 def _outgoing(
