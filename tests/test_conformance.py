@@ -205,7 +205,9 @@ def grow_case(method):
     def chunked(folder):
         """The key on the host, and traced."""
         key = jax.random.key(9)
-        return [run(key, params(), {}), jax.jit(run)(key, params(), {})], True
+        # Sums (the size of fresh numbers, shares) are rounded in another order once compiled.
+        exact = method.name in ("net2wider", "hypercloning", "fpi")
+        return [run(key, params(), {}), jax.jit(run)(key, params(), {})], exact
 
     return Case(f"grow.{method.name}", run, params, like, {}, identity, chunked, None)
 

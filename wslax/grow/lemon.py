@@ -37,7 +37,7 @@ def _split(group: Group, index: Array, key: Key, xp: Any) -> Array:
     words = random.bits(key, f"grow/lemon/{group.id}", len(index), xp=xp)
     parts = (np.float32(0.5) + random.uniform(words)).astype(float)
     whose = index[:, None] == np.arange(group.size, dtype=np.int32)[None]
-    return parts / (whose * parts[:, None]).sum(0)[index]
+    return parts / xp.where(whose, parts[:, None], xp.zeros_like(parts)[:, None]).sum(0)[index]
 
 
 def _width_map(group: Group, size: int, key: Key, xp: Any) -> WidthMap:

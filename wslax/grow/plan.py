@@ -102,7 +102,7 @@ def _fresh(leaf: Array, grown: Array, site: Site, step: _Step) -> Array:
     spread = xp.sqrt(square.sum() / count)
     fan_in = max(leaf.size // leaf.shape[site.axis], 1)
     spread = xp.where(spread > 0, spread, xp.asarray(fan_in**-0.5, wide))
-    return (step.normal(grown, "fresh") * spread).astype(wide)
+    return step.normal(grown, "fresh").astype(wide) * spread
 
 
 def _noisy(leaf: Array, change: Change, step: _Step, noise: float) -> Array:
