@@ -25,8 +25,7 @@ def owned(groups: Groups, group: Group, site: Site) -> np.ndarray | None:
     flat = np.arange(math.prod(shape)).reshape(shape)
 
     def over(axis: int, values: np.ndarray) -> np.ndarray:
-        moved = values.reshape([-1 if a == axis else 1 for a in range(len(shape))])
-        return np.broadcast_to(moved, shape)
+        return np.broadcast_to(layout.across(values, axis, len(shape)), shape)
 
     unit = over(site.axis, layout.units(site, shape[site.axis]))
     outer, inside = np.zeros(shape, int), unit >= 0

@@ -6,6 +6,7 @@ import numpy as np
 
 from wslax import random
 from wslax.grow import reasons
+from wslax.grow.along import space, summed
 from wslax.grow.method import Method, WidthMap
 from wslax.symmetry.types import Group
 from wslax.typing import Array, Key
@@ -25,8 +26,8 @@ def drawn(group: Group, size: int, key: Key, xp: Any) -> Array:
 
 def shares(group: Group, index: Array) -> Array:
     """One over the number of copies, for each new unit."""
-    copies = (index[:, None] == np.arange(group.size, dtype=np.int32)[None]).sum(0)
-    return (1 / copies)[index]
+    ones = space(index).ones(len(index))
+    return (1 / summed(ones, index, group.size))[index]
 
 
 def shared(group: Group, size: int, index: Array) -> WidthMap:

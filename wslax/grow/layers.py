@@ -1,6 +1,5 @@
 """Carrying a tree to another number of blocks: weights and moments by the same copies."""
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -10,7 +9,8 @@ import numpy as np
 
 from wslax import tree
 from wslax.grow.orders import Layer
-from wslax.grow.stacks import Stack
+from wslax.grow.stacks import Stack, numbered
+from wslax.symmetry import layout
 from wslax.symmetry.find import locate
 from wslax.typing import Params
 
@@ -56,13 +56,13 @@ def _stacked(leaf: Any, axis: int, plan: DepthPlan, zero: list[bool]) -> Any:
     xp = np if isinstance(leaf, np.ndarray) else jnp
     first = np.array([layer.sources[0] for layer in plan.layers])
     last = np.array([layer.sources[-1] for layer in plan.layers])
-    shape = [-1 if a == axis else 1 for a in range(leaf.ndim)]
+    along = lambda values: layout.across(values, axis, leaf.ndim)
     out = xp.take(leaf, first, axis)
     if (first != last).any():
         mixed = _mean(out, xp.take(leaf, last, axis))
-        out = xp.where((first != last).reshape(shape), mixed, out)
+        out = xp.where(along(first != last), mixed, out)
     if any(zero):
-        out = xp.where(np.array(zero).reshape(shape), _zeros(out), out)
+        out = xp.where(along(np.array(zero)), _zeros(out), out)
     return out if isinstance(out, np.ndarray) else tree.cast_like(out, leaf)
 
 
@@ -88,10 +88,10 @@ class _Entry(NamedTuple):
 def _entry(path: str, key: Any, value: Any, prefixes: set[str]) -> _Entry | None:
     name = _join(path, key)
     for prefix in prefixes:
-        found = re.match(r"(\d+)((?:[./].*)?)$", name.removeprefix(prefix))
-        if name.startswith(prefix) and found:
+        found = numbered(name, prefix)
+        if found is not None:
             head = name[len(name) - len(str(key)) : len(prefix)]
-            return _Entry(int(found[1]), head, found[2], value)
+            return _Entry(found[0], head, found[1], value)
     return None
 
 
@@ -124,8 +124,8 @@ def _rebuilt(node: Any, path: str, prefixes: set[str], plan: DepthPlan, block: A
             made = []
             for layer, sources, number in _renumbered(plan, numbers):
                 for first in (e for e in members if e.number == sources[0]):
-                    key = f"{first.head}{number:0{plan.stack.digits}d}{first.tail}"
-                    name = _join(path, f"{first.head}{_text(plan, sources[0])}{first.tail}")
+                    key = f"{first.head}{plan.stack.text(number)}{first.tail}"
+                    name = _join(path, f"{first.head}{plan.stack.text(sources[0])}{first.tail}")
                     alike = {e.number: e.value for e in members if _around(e) == _around(first)}
                     made.append((key, block(name, [alike[n] for n in sources], layer)))
             integer = any(isinstance(key, int) for key in entries)
@@ -138,10 +138,6 @@ def _rebuilt(node: Any, path: str, prefixes: set[str], plan: DepthPlan, block: A
         return node
     out = [_rebuilt(child, _join(path, key), prefixes, plan, block) for key, child in children]
     return jax.tree.unflatten(structure, out)
-
-
-def _text(plan: DepthPlan, number: int) -> str:
-    return f"{number:0{plan.stack.digits}d}"
 
 
 def _around(entry: _Entry) -> tuple[str, str]:
@@ -180,11 +176,7 @@ def carry(
 
         return tree.map_named(change, params)
 
-    leaf_of = {
-        leaf.replace("*", stack.number(i)): leaf
-        for leaf in stack.leaves
-        for i in range(stack.depth)
-    }
+    leaf_of = {name: leaf for name, (_, leaf) in stack.members().items()}
     prefixes = set()
     for name, original in found.items():
         place = leaf_of[original].index("*")

@@ -6,6 +6,7 @@ import numpy as np
 
 from wslax import random
 from wslax.grow import reasons
+from wslax.grow.along import summed
 from wslax.grow.copies import shared, tiled
 from wslax.grow.method import Fill, Method, WidthMap
 from wslax.symmetry.types import Group
@@ -36,8 +37,7 @@ def _split(group: Group, index: Array, key: Key, xp: Any) -> Array:
     """Random shares that add up to one over the copies of a unit."""
     words = random.bits(key, f"grow/lemon/{group.id}", len(index), xp=xp)
     parts = (np.float32(0.5) + random.uniform(words)).astype(float)
-    whose = index[:, None] == np.arange(group.size, dtype=np.int32)[None]
-    return parts / xp.where(whose, parts[:, None], xp.zeros_like(parts)[:, None]).sum(0)[index]
+    return parts / summed(parts, index, group.size)[index]
 
 
 def _width_map(group: Group, size: int, key: Key, xp: Any) -> WidthMap:

@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from wslax import tree
 from wslax.errors import WeightSpaceError
 from wslax.grow import reasons
+from wslax.grow.along import multiplied, space
 from wslax.symmetry import layout
 from wslax.symmetry.find import check_id, locate
 from wslax.symmetry.types import Group, Groups, Site
@@ -81,15 +80,11 @@ def masked(
             for site in group.sites:
                 if found.get(name) != site.name or not _masks(group, site):
                     continue
-                host = not isinstance(leaf, jax.Array) and not isinstance(level, jax.Array)
-                xp: Any = np if host else jnp
+                xp = space(leaf, level)
                 new = xp.broadcast_to(xp.asarray(level, xp.float32), (group.size - size,))
                 values = xp.concatenate([np.ones(size, np.float32), new])
-                shape = [-1 if a == site.axis else 1 for a in range(leaf.ndim)]
-                spread = layout.spread(site, leaf.shape[site.axis], values, xp).reshape(shape)
-                wide = tree.wide(leaf)
-                out = (leaf.astype(wide) * spread.astype(wide)).astype(leaf.dtype)
-                leaf = out if host else tree.cast_like(out, leaf)
+                out = multiplied(leaf, site, values)
+                leaf = out if xp is np else tree.cast_like(out, leaf)
         return leaf
 
     return tree.map_named(mask, params)

@@ -14,23 +14,24 @@ from wslax.grow import reasons
 from wslax.grow.added import unread
 from wslax.grow.width import widened
 from wslax.symmetry import layout
-from wslax.symmetry.find import locate
 from wslax.symmetry.types import Group, Groups, Site
 from wslax.typing import Array, Params
 
 
 class _Place(NamedTuple):
-    """Elements of one unit along the axis of a leaf."""
+    """Elements of units along the axis of a leaf, unit after unit."""
 
     name: str
     axis: int
     at: np.ndarray
 
 
-def _places(groups: Groups, group: Group, role: str, unit: int) -> list[_Place]:
+def _places(groups: Groups, group: Group, role: str, *units: int) -> list[_Place]:
     def place(site: Site) -> _Place:
-        units = layout.units(site, groups.shape[site.name][site.axis])
-        return _Place(site.name, site.axis, np.flatnonzero(units == unit))
+        owner = layout.units(site, groups.shape[site.name][site.axis])
+        return _Place(
+            site.name, site.axis, np.concatenate([np.flatnonzero(owner == k) for k in units])
+        )
 
     return [place(site) for site in group.sites if site.role == role]
 
@@ -52,6 +53,13 @@ def _written(params: Params, places: list[_Place], values: list[Array]) -> Param
         return leaf
 
     return tree.map_named(write, params)
+
+
+def _squares(params: Params, places: list[_Place], count: int) -> Array:
+    """`[count]`: the sum of squares of the elements of each of as many units."""
+    of = lambda x, axis: jnp.moveaxis(x, axis, 0).reshape(count, -1)
+    values = zip(_read(params, places), places, strict=True)
+    return jnp.stack([(of(x, place.axis) ** 2).sum(1) for x, place in values]).sum(0)
 
 
 def _flat(values: list[Array]) -> tuple[Array, Any]:
@@ -96,8 +104,7 @@ def _outgoing(
             f"group {id}: gradmax gives at most {len(strength)} new units here, the rank of the "
             f"gradient between what feeds and what reads them, got {count}"
         )
-    rows = [_flat(_read(wide, _places(groups, group, "consumed", k)))[0] for k in range(old)]
-    size = jnp.linalg.norm(jnp.stack(rows), axis=1).mean()
+    size = jnp.sqrt(_squares(wide, _places(groups, group, "consumed", *range(old)), old)).mean()
     return scale * size * left[:, :count].T
 
 
@@ -147,19 +154,21 @@ def gradmax(
         (True, True)
     """
     base = widened(groups, sizes, unread, 0, 0.0)
-    locate(params, groups)
     wide = base.apply(params)
     found = []
     for id in sizes:
-        old, new = groups.all[id].size, base.groups.all[id].size
-        if new == old:
+        group, old = base.groups.all[id], groups.all[id].size
+        new = range(old, group.size)
+        if not new:
             continue
-        out = _places(base.groups, base.groups.all[id], "consumed", old)
-        _, shaped = _flat(_read(wide, out))
-        rows = _outgoing(loss, wide, base.groups, id, old, scale)
-        for k, row in enumerate(rows):
-            places = _places(base.groups, base.groups.all[id], "consumed", old + k)
-            found.append((places, shaped(row)))
+        _, shaped = _flat(_read(wide, _places(base.groups, group, "consumed", old)))
+        units = [shaped(row) for row in _outgoing(loss, wide, base.groups, id, old, scale)]
+        places = _places(base.groups, group, "consumed", *new)
+        parts = zip(*units, strict=True)
+        values: list[Array] = [
+            jnp.concatenate(x, p.axis) for x, p in zip(parts, places, strict=True)
+        ]
+        found.append((places, values))
 
     def apply(params: Params) -> Params:
         params = base.apply(params)

@@ -9,6 +9,7 @@ import numpy as np
 
 from wslax import random, tree
 from wslax.errors import WeightSpaceError
+from wslax.grow.along import multiplied, space
 from wslax.grow.moves import Moves
 from wslax.grow.treatment import Treatment
 from wslax.symmetry import layout
@@ -58,17 +59,13 @@ class _Step(NamedTuple):
 
     def over(self, leaf: Array, values: Any) -> Any:
         """A vector along the changed axis, shaped to meet the leaf."""
-        return values.reshape([-1 if a == self.site.axis else 1 for a in range(leaf.ndim)])
+        return layout.across(values, self.site.axis, leaf.ndim)
 
     def normal(self, leaf: Array, kind: str) -> Any:
         """Normal numbers like the leaf, on the host where it is."""
         words = random.bits(self.key, f"grow/{kind}/{self.name}", leaf.size, xp=jnp)
         drawn = random.normal(words).reshape(leaf.shape)
         return np.asarray(drawn) if isinstance(leaf, np.ndarray) else drawn
-
-
-def _xp(leaf: Array) -> Any:
-    return np if isinstance(leaf, np.ndarray) else jnp
 
 
 def _powers(treatment: Treatment, weight: int, gradient: int) -> Array | None:
@@ -83,19 +80,19 @@ def _powers(treatment: Treatment, weight: int, gradient: int) -> Array | None:
 def _mean(leaf: Array, site: Site, step: _Step) -> Array:
     """The mean over the old units of a site, at each element of the new axis (any, outside)."""
     first, count = site.start * site.inner, site.size * site.inner
-    apart = _xp(leaf).moveaxis(leaf, site.axis, 0)
+    apart = space(leaf).moveaxis(leaf, site.axis, 0)
     tiles = apart.reshape(site.outer, -1, *apart.shape[1:])[:, first : first + count]
     units = tiles.reshape(site.outer, site.size, site.inner, *apart.shape[1:])
     means = units.astype(tree.wide(leaf)).mean(1).reshape(-1, *apart.shape[1:])
     length = len(step.units)
     tile = np.arange(length) // (length // site.outer)
     within = (np.arange(length) % (length // site.outer) - first) % site.inner
-    return _xp(leaf).moveaxis(means[tile * site.inner + within], 0, site.axis)
+    return space(leaf).moveaxis(means[tile * site.inner + within], 0, site.axis)
 
 
 def _fresh(leaf: Array, grown: Array, site: Site, step: _Step) -> Array:
     """Normal numbers with the root mean square of the old entries, or of one over the fan-in."""
-    xp, wide = _xp(grown), tree.wide(leaf)
+    xp, wide = space(grown), tree.wide(leaf)
     own = step.over(leaf, layout.units(site, leaf.shape[site.axis]) >= 0)
     square = xp.where(own, leaf, xp.zeros((), leaf.dtype)).astype(wide) ** 2
     count = leaf.size // leaf.shape[site.axis] * site.outer * site.size * site.inner
@@ -107,61 +104,59 @@ def _fresh(leaf: Array, grown: Array, site: Site, step: _Step) -> Array:
 
 def _noisy(leaf: Array, change: Change, step: _Step, noise: float) -> Array:
     """Noise that tells copies apart: see `Method.noise`."""
-    xp, wide = _xp(leaf), tree.wide(leaf)
+    xp, wide = space(leaf), tree.wide(leaf)
     draws = step.normal(leaf, "noise").astype(wide)
     values = leaf.astype(wide)
     if change.noise == "produced":
         new = step.over(leaf, step.units >= step.old)
         factor = xp.where(new, 1 + noise * draws, xp.ones((), wide))
         return (values * factor).astype(leaf.dtype)
-    copies, inside = len(change.index) // step.old, step.over(leaf, step.units >= 0)
-    turn = [np.flatnonzero(step.units // step.old == k) for k in range(copies)]
-    drawn = xp.stack([xp.take(draws, at, step.site.axis) for at in turn])
-    centred = xp.concatenate(list(drawn - drawn.mean(0)), step.site.axis)
-    order = np.argsort(np.concatenate(turn)) if turn else np.arange(0)
-    place = np.zeros(len(step.units), int)
-    place[step.units >= 0] = order
+    # For each copy of what an element belongs to, where its element stands.
+    turns = np.arange(len(change.index) // step.old)[:, None] - step.units // step.old
+    inside = step.units >= 0
+    alike = np.arange(len(inside)) + np.where(inside, turns * step.old * step.site.inner, 0)
+    mean = sum(xp.take(draws, at, step.site.axis) for at in alike) / len(alike)
     spread = xp.sqrt((values**2).mean())
-    added = xp.where(inside, xp.take(centred, place, step.site.axis), xp.zeros((), wide))
+    added = xp.where(step.over(leaf, inside), draws - mean, xp.zeros((), wide))
     return (values + noise * spread * added).astype(leaf.dtype)
+
+
+def _filled(leaf: Array, grown: Array, word: str | None, old: Site, step: _Step, m: int) -> Array:
+    """The units that come from no old one, from the `m`-th on, as a word of `Fill` says."""
+    xp, fill = space(grown), np.zeros(())
+    if word in ("mean", "fresh") and not tree.is_float(leaf):
+        raise WeightSpaceError(
+            f"{old.name}: is {leaf.dtype} and its new units would need numbers between; only "
+            "floating-point leaves can get them"
+        )
+    if word == "mean":
+        fill = _mean(leaf, old, step)
+    elif word == "fresh":
+        fill = _fresh(leaf, grown, old, step)
+    return xp.where(step.over(grown, step.units >= m), fill.astype(leaf.dtype), grown)
 
 
 def _changed(leaf: Array, change: Change, plan: Plan, powers: tuple[int, int], only: bool) -> Array:
     site, treatment = change.site, change.treatment
     group = next(group for group in change.groups.all if site in group.sites)
     xp: Any = np if isinstance(change.index, np.ndarray) else jnp
-    m, size = len(change.index), len(change.index) + change.more
+    size = len(change.index) + change.more
     index = xp.concatenate([change.index, np.zeros(change.more, np.int32)])
     grown = gather(change.groups, group, site, leaf, index)
     after = Site(
         site.name, site.axis, site.outer, site.start, size=size, inner=site.inner, role=site.role
     )
-    units = layout.units(after, grown.shape[site.axis])
-    step = _Step(site.name, after, units, site.size, plan.key)
+    step = _Step(site.name, after, layout.units(after, grown.shape[site.axis]), site.size, plan.key)
     weights = powers == (1, 0)
     factor = _powers(treatment, *powers)
-    scaled = factor is not None or (weights and change.more and treatment.word != "zero")
-    if scaled and not tree.is_float(leaf):
-        raise WeightSpaceError(
-            f"{site.name}: is {leaf.dtype} and would have to be scaled; only floating-point leaves "
-            "can be"
-        )
-    on, wide = _xp(grown), tree.wide(leaf)
     if factor is not None:
-        whole = xp.concatenate([factor, np.ones(change.more)])
-        spread = step.over(grown, layout.spread(after, grown.shape[site.axis], whole, xp))
-        grown = (grown.astype(wide) * spread.astype(wide)).astype(leaf.dtype)
+        grown = multiplied(grown, after, xp.concatenate([factor, np.ones(change.more)]))
     if change.more:
         word = treatment.word if weights else "zero"
-        fill = on.zeros((), wide)
-        if word == "mean":
-            fill = _mean(leaf, site, step)
-        elif word == "fresh":
-            fill = _fresh(leaf, grown, site, step)
-        grown = on.where(step.over(grown, units >= m), fill.astype(leaf.dtype), grown)
+        grown = _filled(leaf, grown, word, site, step, len(change.index))
     if only:
-        old = step.over(grown, units < site.size)
-        grown = on.where(old, grown, on.zeros((), leaf.dtype))
+        old = step.over(grown, step.units < site.size)
+        grown = space(grown).where(old, grown, np.zeros((), leaf.dtype))
     if weights and plan.noise and change.noise and tree.is_float(leaf):
         grown = _noisy(grown, change, step, plan.noise)
     return grown if isinstance(grown, np.ndarray) else tree.cast_like(grown, leaf)

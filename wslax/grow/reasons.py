@@ -28,6 +28,11 @@ def refuse(group: Group, method: str, why: str) -> WeightSpaceError:
     return WeightSpaceError(f"group {group.id}: {method} does not keep the function: {why}")
 
 
+def _levers(group: Group) -> list[tuple[Site, tuple[str, ...]]]:
+    """Each site with its levers; none where the groups do not say."""
+    return list(zip(group.sites, group.levers or [()] * len(group.sites), strict=True))
+
+
 def tied(group: Group) -> dict[tuple[object, ...], tuple[str, ...]]:
     """The places that are consumed and something else, with the leaves that may stand in.
 
@@ -35,9 +40,7 @@ def tied(group: Group) -> dict[tuple[object, ...], tuple[str, ...]]:
     leaves that multiply all that it reads, a last norm's scale and bias, are divided in its place.
     """
     consumed = {
-        layout.place(site): lever
-        for site, lever in zip(group.sites, group.levers or [()] * len(group.sites), strict=True)
-        if site.role == "consumed"
+        layout.place(site): lever for site, lever in _levers(group) if site.role == "consumed"
     }
     others = {layout.place(site) for site in group.sites if site.role != "consumed"}
     return {place: lever for place, lever in consumed.items() if place in others}
@@ -50,8 +53,8 @@ def levers(group: Group) -> frozenset[str]:
 
 def is_relieved(group: Group, site: Site) -> bool:
     """Whether what a consumed site reads is divided before it."""
-    each = zip(group.sites, group.levers or [()] * len(group.sites), strict=True)
-    own = {name for s, lever in each if layout.place(s) == layout.place(site) for name in lever}
+    here = layout.place(site)
+    own = {name for s, lever in _levers(group) if layout.place(s) == here for name in lever}
     return not own.isdisjoint(levers(group))
 
 
@@ -107,7 +110,7 @@ def check_consumers(group: Group, method: str) -> None:
                 "could be divided in its place; give the two uses a leaf of their own"
             )
     replaced = levers(group)
-    for site, lever in zip(group.sites, group.levers, strict=False):
+    for site, lever in _levers(group):
         both = replaced.intersection(lever)
         if both and set(lever) != both:
             raise WeightSpaceError(

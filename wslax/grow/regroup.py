@@ -1,10 +1,10 @@
 """The groups of a model after its blocks were copied, dropped or reordered."""
 
 import dataclasses
-import re
 from collections.abc import Iterable, Iterator
 
 from wslax.grow.layers import DepthPlan
+from wslax.grow.stacks import numbered
 from wslax.symmetry import layout
 from wslax.symmetry.types import Average, Group, Groups, Site
 
@@ -14,11 +14,7 @@ class _Names:
 
     def __init__(self, plan: DepthPlan) -> None:
         self.plan, stack = plan, plan.stack
-        self.block = {
-            leaf.replace("*", stack.number(i)): (i, leaf)
-            for leaf in stack.leaves
-            for i in range(stack.depth)
-        }
+        self.block = stack.members()
         self.prefixes = {leaf.partition("*")[0] for leaf in stack.leaves}
 
     def at(self, leaf: str, layer: int) -> str:
@@ -29,10 +25,10 @@ class _Names:
         """A leaf outside of the blocks: later members of the family get other numbers."""
         stack = self.plan.stack
         for prefix in self.prefixes:
-            found = re.match(r"(\d+)((?:[./].*)?)$", name.removeprefix(prefix))
-            if name.startswith(prefix) and found and int(found[1]) >= stack.first + stack.depth:
-                number = int(found[1]) - stack.first - stack.depth + len(self.plan.layers)
-                return f"{prefix}{stack.number(number)}{found[2]}"
+            found = numbered(name, prefix)
+            if found is not None and found[0] >= stack.first + stack.depth:
+                number = found[0] - stack.depth + len(self.plan.layers)
+                return f"{prefix}{stack.text(number)}{found[1]}"
         return name
 
     def moved(self, name: str, layer: int | None) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from wslax import edit, tree
 from wslax.errors import WeightSpaceError, did_you_mean
+from wslax.grow.along import multiplied
 from wslax.grow.moves import Moves
 from wslax.symmetry import layout
 from wslax.symmetry.find import check_id, locate
@@ -60,27 +61,13 @@ class _Step(NamedTuple):
     factor: float
 
 
-def _scaled(leaf: Array, site: Site, length: int, factor: float) -> Array:
-    """A leaf times a number along a site that has `length` elements a tile and unit now."""
-    if factor == 1:
-        return leaf
-    if not tree.is_float(leaf):
-        raise WeightSpaceError(
-            f"{site.name}: is {leaf.dtype} and would have to be rescaled; only floating-point "
-            "leaves can be"
-        )
-    wide = tree.wide(leaf)
-    shape = [-1 if a == site.axis else 1 for a in range(leaf.ndim)]
-    factors = layout.spread(site, length, np.full(site.size, factor)).reshape(shape)
-    return (leaf.astype(wide) * factors.astype(wide)).astype(leaf.dtype)
-
-
 def _taken(leaf: Array, step: _Step, weight: int) -> Array:
     site = step.sites[0]
     group = next(group for group in step.groups.all if site in group.sites)
     out = gather(step.groups, group, site, leaf, step.index)
     after = dataclasses.replace(site, size=step.index.shape[-1])
-    out = _scaled(out, after, out.shape[site.axis], step.factor**weight)
+    if weight and step.factor != 1:
+        out = multiplied(out, after, np.full(after.size, step.factor**weight))
     return out if isinstance(out, np.ndarray) else tree.cast_like(out, leaf)
 
 

@@ -1,5 +1,6 @@
 """Finding the leaves that form a repeated block: numbered siblings, or the layer axis of a scan."""
 
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -51,9 +52,18 @@ class Stack(NamedTuple):
         lines += [f"  {n} {list(s)}" for n, s in zip(self.leaves, self.shapes, strict=True)]
         return "\n".join(lines)
 
+    def text(self, number: int) -> str:
+        """A number as it stands in names."""
+        return f"{number:0{self.digits}d}"
+
     def number(self, block: int) -> str:
         """The number of a block, as text."""
-        return f"{self.first + block:0{self.digits}d}"
+        return self.text(self.first + block)
+
+    def members(self) -> dict[str, tuple[int, str]]:
+        """Each leaf of numbered blocks by name: its block, and its name with `*`."""
+        each = itertools.product(self.leaves, range(self.depth))
+        return {leaf.replace("*", self.number(i)): (i, leaf) for leaf, i in each}
 
     @property
     def groups(self) -> Groups:
@@ -70,6 +80,12 @@ class _Family(NamedTuple):
 
     texts: dict[int, str]
     blocks: dict[int, dict[str, str]]
+
+
+def numbered(name: str, prefix: str) -> tuple[int, str] | None:
+    """The number that a name has after a prefix, and what follows it; None where it has none."""
+    found = re.match(r"(\d+)((?:[./].*)?)$", name.removeprefix(prefix))
+    return (int(found[1]), found[2]) if found and name.startswith(prefix) else None
 
 
 def _numbered(name: str, collections: bool) -> Iterator[tuple[str, str, str]]:

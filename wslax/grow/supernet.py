@@ -263,8 +263,8 @@ def materialise(supernet: Supernet, space: Space, architecture: Mapping[int, Any
         for site, size in sites:
             if site.name == name:
                 inside = layout.units(site, leaf.shape[site.axis]) < size
-                shape = [-1 if axis == site.axis else 1 for axis in range(leaf.ndim)]
-                leaf = jnp.where(jnp.asarray(inside).reshape(shape), leaf, jnp.zeros_like(leaf))
+                inside = layout.across(jnp.asarray(inside), site.axis, leaf.ndim)
+                leaf = jnp.where(inside, leaf, jnp.zeros_like(leaf))
         return leaf
 
     return tree.map_named(leaf_of, supernet.params)

@@ -41,7 +41,7 @@ def owners(groups: Groups, group: Group, site: Site) -> np.ndarray:
     shape = groups.shape[site.name]
 
     def over(axis: int, values: np.ndarray) -> np.ndarray:
-        return values.reshape([-1 if a == axis else 1 for a in range(len(shape))])
+        return layout.across(values, axis, len(shape))
 
     own = over(site.axis, layout.units(site, shape[site.axis]))
     index, inside = np.zeros((1,) * len(shape), int), own >= 0
@@ -58,7 +58,7 @@ def _per_unit(groups: Groups, group: Group, site: Site, index: Any, xp: Any) -> 
     shape = groups.shape[site.name]
 
     def over(axis: int, values: np.ndarray) -> np.ndarray:
-        return values.reshape([-1 if a == axis else 1 for a in range(len(shape))])
+        return layout.across(values, axis, len(shape))
 
     source = layout.along(site, shape[site.axis], index, xp)
     # Outer units hold whole units of the group or lie within one, so any of its units tells them.

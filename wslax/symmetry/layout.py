@@ -66,6 +66,11 @@ def _inside(a: Site, b: Site, length: int) -> bool:
     return b.outer == 1 and one_tile and len(owners) == 1 and -1 not in owners
 
 
+def across(values: Any, axis: int, ndim: int) -> Any:
+    """A vector along one axis, shaped to meet an array of `ndim` axes."""
+    return values.reshape([-1 if a == axis else 1 for a in range(ndim)])
+
+
 def _range(*bounds: int) -> np.ndarray:
     return np.arange(*bounds, dtype=np.int32)
 

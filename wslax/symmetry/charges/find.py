@@ -68,9 +68,7 @@ def charged(groups: Groups, program: Program, exact: Mapping[str, bool], inputs:
         for site, kind in places.values():
             shape = groups.shape[site.name]
             here = layout.units(site, shape[site.axis]) == 0
-            here = here.astype(float).reshape(
-                [-1 if a == site.axis else 1 for a in range(len(shape))]
-            )
+            here = layout.across(here.astype(float), site.axis, len(shape))
             own, unknown = leaves[site.name], first[group.id] + kind
             own[unknown] = own.get(unknown, 0) + here
     found = {}

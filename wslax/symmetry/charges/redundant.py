@@ -20,7 +20,7 @@ def _exponents(groups: Groups, group: Group, powers: Powers, name: str, outer: i
     total = np.zeros((1,) * len(shape))
 
     def over(axis: int, values: np.ndarray) -> np.ndarray:
-        return values.reshape([-1 if a == axis else 1 for a in range(len(shape))])
+        return layout.across(values, axis, len(shape))
 
     places = {layout.place(site): (site, n) for site, n in zip(group.sites, powers, strict=True)}
     for site, power in places.values():

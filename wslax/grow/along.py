@@ -1,0 +1,42 @@
+"""Arithmetic along the units of one site, for host arrays and traced ones."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from wslax import tree
+from wslax.errors import WeightSpaceError
+from wslax.symmetry import layout
+from wslax.symmetry.types import Site
+from wslax.typing import Array
+
+
+def space(*arrays: Any) -> Any:
+    """`numpy` where all are host arrays or numbers, else `jax.numpy`."""
+    host = all(isinstance(x, (np.ndarray, np.generic, int, float)) for x in arrays)
+    return np if host else jnp
+
+
+def multiplied(leaf: Array, site: Site, factors: Array) -> Array:
+    """A leaf times a number for each unit of a site, half types by way of float32.
+
+    Raises:
+      WeightSpaceError: if the leaf holds no floating-point numbers.
+    """
+    if not tree.is_float(leaf):
+        raise WeightSpaceError(
+            f"{site.name}: is {leaf.dtype} and would have to be scaled; only floating-point leaves "
+            "can be"
+        )
+    wide = tree.wide(leaf)
+    spread = layout.spread(site, leaf.shape[site.axis], factors, space(factors))
+    spread = layout.across(spread, site.axis, leaf.ndim).astype(wide)
+    return (leaf.astype(wide) * spread).astype(leaf.dtype)
+
+
+def summed(values: Array, index: Array, count: int) -> Array:
+    """`[count]`: the sum of the values of all copies of each old unit."""
+    if space(values, index) is np:
+        return np.bincount(index, values, minlength=count)
+    return jnp.zeros(count, values.dtype).at[index].add(values)
