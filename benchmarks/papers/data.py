@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 
 import numpy as np
 
@@ -31,6 +32,14 @@ def cifar(train: int, test: int) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarr
             x, y = arrays["x"][:count], arrays["y"][:count]
         parts.append((x.astype(np.float32) / 127.5 - 1, y.astype(np.int32)))
     return parts[0], parts[1]
+
+
+def told_missing(images: object) -> list[str]:
+    """What a run says, and its record keeps, where CIFAR-10-JPEG is not there; else nothing."""
+    skipped = [] if images is not None else [f"CIFAR-10-JPEG is missing: {CIFAR}"]
+    for line in skipped:
+        print(line, file=sys.stderr)
+    return skipped
 
 
 def sst2(part: str) -> tuple[list[str], np.ndarray] | None:

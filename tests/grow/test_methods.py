@@ -75,17 +75,23 @@ def test_the_function_of_each_net_stays(name):
 def test_norms_of_widths_that_are_no_multiple():
     """LEMON's remainder, tied head included, with the epsilon that the docstring asks for."""
 
-    def apply(params, x, eps):
+    def normed(h, eps):
+        centred = h - h.mean(-1, keepdims=True)
+        return centred / jnp.sqrt((centred**2).mean(-1, keepdims=True) + eps)
+
+    def body(params, x, eps):
         h = jnp.take(params["embed"], x, 0)
         for block in params["blocks"]:
-            centred = h - h.mean(-1, keepdims=True)
-            spread = jnp.sqrt((centred**2).mean(-1, keepdims=True) + eps)
-            n = centred / spread * block["scale"] + block["bias"]
+            n = normed(h, eps) * block["scale"] + block["bias"]
             h = h + jnp.tanh(n @ block["up"]) @ block["down"]
-        n = h * jax.lax.rsqrt(
-            jnp.square(h - h.mean(-1, keepdims=True)).mean(-1, keepdims=True) + eps
-        )
-        return n @ params["head"]
+        return h
+
+    def apply(params, x, eps):
+        return normed(body(params, x, eps), eps) @ params["head"]
+
+    def gained(params, x, eps):
+        n = normed(body(params, x, eps), eps) * params["scale"] + params["bias"]
+        return n @ params["embed"].T
 
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
@@ -99,18 +105,6 @@ def test_norms_of_widths_that_are_no_multiple():
         stream = next(g for g in groups.free if g.size == 6)
         with pytest.raises(WeightSpaceError, match=r"no scale that could be multiplied.* 12"):
             grow.widen(groups, {stream.id: 8}, method="lemon", key=0)
-
-        def gained(params, x, eps):
-            h = jnp.take(params["embed"], x, 0)
-            for block in params["blocks"]:
-                centred = h - h.mean(-1, keepdims=True)
-                spread = jnp.sqrt((centred**2).mean(-1, keepdims=True) + eps)
-                n = centred / spread * block["scale"] + block["bias"]
-                h = h + jnp.tanh(n @ block["up"]) @ block["down"]
-            centred = h - h.mean(-1, keepdims=True)
-            spread = jnp.sqrt((centred**2).mean(-1, keepdims=True) + eps)
-            n = centred / spread * params["scale"] + params["bias"]
-            return n @ params["embed"].T
 
         tied = {k: v for k, v in params.items() if k != "head"}
         tied |= {"scale": rng.normal(size=6), "bias": rng.normal(size=6)}

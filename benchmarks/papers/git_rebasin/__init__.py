@@ -1,7 +1,6 @@
 """Git Re-Basin and REPAIR: barriers between nets trained apart, by width."""
 
 import functools
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import optax
 
 import wslax as ws
-from benchmarks.papers.data import CIFAR, cifar
+from benchmarks.papers.data import cifar, told_missing
 from benchmarks.papers.git_rebasin.vgg import vgg
 from benchmarks.papers.runner import Claim, Outcome
 
@@ -165,11 +164,8 @@ def measure(seeds: int) -> Outcome:
     digits = ws.data.mnist()
     jobs = {"MNIST": (mnist_net, (digits.train, digits.test), 40, 100, False)}
     images = cifar(10_000, 2_000)
-    skipped = []
-    if images is None:
-        skipped.append(f"CIFAR-10-JPEG is missing: {CIFAR}")
-        print(skipped[-1], file=sys.stderr)
-    else:
+    skipped = told_missing(images)
+    if images is not None:
         jobs["CIFAR-10-JPEG"] = (vgg, images, 30, 125, True)
     told: list[Claim] = []
     tables = {}

@@ -1,7 +1,6 @@
 """SWS Learngene: one small net with shared stages that starts nets of any depth."""
 
 import functools
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import jax.random as jr
 import numpy as np
 
 import wslax as ws
-from benchmarks.papers.data import CIFAR, cifar
+from benchmarks.papers.data import cifar, told_missing
 from benchmarks.papers.learngene import nets
 from benchmarks.papers.merging.families import halved
 from benchmarks.papers.runner import Claim, Outcome
@@ -186,11 +185,8 @@ def measure(seeds: int) -> Outcome:
     digits = ws.data.digits()
     jobs = {"digits": ((digits.train, digits.test), 40)}
     images = cifar(4_000, 1_000)
-    skipped = []
-    if images is None:
-        skipped.append(f"CIFAR-10-JPEG is missing: {CIFAR}")
-        print(skipped[-1], file=sys.stderr)
-    else:
+    skipped = told_missing(images)
+    if images is not None:
         grey = [(halved(x).mean(-1), y) for x, y in images]
         jobs["CIFAR-10-JPEG"] = (tuple(grey), 15)
     told: list[Claim] = []

@@ -1,7 +1,6 @@
 """MixtureGrowth: a wide net from two narrow ones and new mixes of their templates."""
 
 import functools
-import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +9,7 @@ import jax.random as jr
 import numpy as np
 
 import wslax as ws
-from benchmarks.papers.data import CIFAR, cifar
+from benchmarks.papers.data import cifar, told_missing
 from benchmarks.papers.merging.families import halved
 from benchmarks.papers.mixture_growth import nets
 from benchmarks.papers.runner import Claim, Outcome
@@ -191,11 +190,8 @@ def measure(seeds: int) -> Outcome:
     digits = ws.data.digits()
     jobs = {"digits": Job(flat(digits.train), flat(digits.test), 64, 60)}
     images = cifar(6_000, 1_000)
-    skipped = []
-    if images is None:
-        skipped.append(f"CIFAR-10-JPEG is missing: {CIFAR}")
-        print(skipped[-1], file=sys.stderr)
-    else:
+    skipped = told_missing(images)
+    if images is not None:
         train, test = (flat((halved(x).mean(-1), y)) for x, y in images)
         jobs["CIFAR-10-JPEG"] = Job(train, test, 128, 20)
     told: list[Claim] = []

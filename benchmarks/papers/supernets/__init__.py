@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import optax
 
 import wslax as ws
-from benchmarks.papers.data import CIFAR, cifar
+from benchmarks.papers.data import cifar, told_missing
 from benchmarks.papers.merging.families import halved
 from benchmarks.papers.runner import Claim, Outcome
 from benchmarks.papers.supernets.search import search, sizes_of
@@ -199,12 +198,10 @@ def images() -> Any:
 
 
 def measure(seeds: int) -> Outcome:
-    jobs, skipped = {"MNIST": mnist()}, []
+    jobs = {"MNIST": mnist()}
     parts = images()
-    if parts is None:
-        skipped.append(f"CIFAR-10-JPEG is missing: {CIFAR}")
-        print(skipped[-1], file=sys.stderr)
-    else:
+    skipped = told_missing(parts)
+    if parts is not None:
         jobs["CIFAR-10-JPEG"] = parts
     told, tables = [], {}
     for data, parts in jobs.items():
