@@ -38,7 +38,7 @@ def _plus(grown: Array, leaf: Array, change: Change, rows: Array) -> Array:
         raise WeightSpaceError(f"{site.name}: is {leaf.dtype}, expected floats, which can be mixed")
     _, first, last = layout.bounds(site, leaf.shape[site.axis])
 
-    def tiles(x: Array) -> Array:
+    def tiles(x: Any) -> Any:
         apart = jnp.moveaxis(x, site.axis, 0)
         return apart.reshape(site.outer, -1, x.size // x.shape[site.axis])
 
