@@ -169,7 +169,8 @@ def through(params: Params, plan: Plan, change: Callable[[Array, Change], Array]
     """A tree whose leaves went through all changes of a plan, one after the other."""
     found = locate(params, plan.groups)
     by_leaf: dict[str, Sequence[Change]] = {}
-    for one in plan.changes:
+    # The first axis last: XLA then gathers without a transposed copy.
+    for one in sorted(plan.changes, key=lambda one: -one.site.axis):
         by_leaf[one.site.name] = [*by_leaf.get(one.site.name, ()), one]
 
     def grow(name: str, leaf: Any) -> Any:
