@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from wslax.grow.checking import Checked as Checked
     from wslax.grow.checking import check as check
     from wslax.grow.depth import deepen as deepen
+    from wslax.grow.jobs import Schedule as Schedule
+    from wslax.grow.jobs import Stage as Stage
+    from wslax.grow.jobs import schedule as schedule
     from wslax.grow.masking import masked as masked
     from wslax.grow.maximal import gradmax as gradmax
     from wslax.grow.method import Method as Method
@@ -40,7 +43,9 @@ __getattr__, __all__ = attach(
         "Method": "wslax.grow.method",
         "Mixture": "wslax.grow.templates",
         "POLICIES": "wslax.grow.optimizer",
+        "Schedule": "wslax.grow.jobs",
         "Stack": "wslax.grow.stacks",
+        "Stage": "wslax.grow.jobs",
         "Templates": "wslax.grow.templates",
         "WidthMap": "wslax.grow.method",
         "blocks": "wslax.grow.stacks",
@@ -50,6 +55,7 @@ __getattr__, __all__ = attach(
         "masked": "wslax.grow.masking",
         "mixture": "wslax.grow.templates",
         "scale_by_adam": "wslax.grow.adam",
+        "schedule": "wslax.grow.jobs",
         "shrink": "wslax.grow.shrinking",
         "stages": "wslax.grow.stages",
         "supernet": "wslax.grow.supernet",
