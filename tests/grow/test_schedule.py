@@ -226,7 +226,9 @@ def test_bad_input_is_named_before_any_work(edits):
         make({4: (deeper, others[0])})
     with pytest.raises(WeightSpaceError, match=r"stage 1 \(from step 4\): its training step does"):
         make({4: (wider, others[1])})
-    with pytest.raises(WeightSpaceError, match=r"stage 0 \(from step 0\): its training step: "):
+    with pytest.raises(
+        WeightSpaceError, match=r"stage 0 \(from step 0\): its training step fails: "
+    ):
         make({}, 3)
     with pytest.raises(WeightSpaceError, match="training step returns ShapeDtypeStruct"):
         grow.schedule(lambda *args: first(*args)[2], {}, *shapes, batch(0))

@@ -124,7 +124,9 @@ def _plan(
             spec, times = zip(*moved, strict=True)
             seconds = sum(times)
         hint = "its training step does not take the grown model, build it at the new sizes"
-        out, more = _traced(step, (*spec, *inputs), place, hint if number else "its training step")
+        out, more = _traced(
+            step, (*spec, *inputs), place, hint if number else "its training step fails"
+        )
         if not isinstance(out, tuple) or len(out) < 2:
             raise WeightSpaceError(
                 f"{place}: the training step returns {type(out).__name__}, expected a tuple that "
