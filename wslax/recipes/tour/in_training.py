@@ -182,5 +182,5 @@ def figure(facts: dict[str, Any]) -> Figure:
         f"weights, wider at step {steps // 3} and deeper at step {2 * steps // 3}. "
         f"{finding(facts)}",
         tuple(Series(label, tuple(curves[arm]), x) for label, arm in lines),
-        x="training steps", y="validation loss",
+        x="training steps", y="validation loss", values="number",
     )  # fmt: skip
