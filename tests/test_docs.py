@@ -87,7 +87,7 @@ def test_generated_parts_are_up_to_date(page):
     assert generated["page"](page) == (ROOT / "docs" / page).read_text()
 
 
-@pytest.mark.parametrize("name", ["tour", "align"])
+@pytest.mark.parametrize("name", ["tour", "align", "grow"])
 def test_the_notebook_is_its_source(name):
     """`jupytext --to ipynb --update notebooks/NAME.py` writes one from the other."""
     source = (ROOT / "notebooks" / f"{name}.py").read_text()

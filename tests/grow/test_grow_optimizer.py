@@ -156,7 +156,7 @@ def test_masked_parts_and_collections():
         optax.contrib.prodigy(0.1),
         optax.contrib.madgrad(0.1),
         optax.contrib.galore(0.1),
-        select.lift(optax.scale_by_adam(), rank=2, density=0.3, refresh_every=9),
+        select.lift(optax.contrib.madgrad(0.1), rank=2, density=0.3, refresh_every=9),
     ],
 )
 def test_a_state_that_is_not_known_is_refused_by_name(optimizer):

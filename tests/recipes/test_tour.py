@@ -113,6 +113,18 @@ def test_findings_hold_numbers_of_the_metrics(whole):
     assert metrics["widening_changes_logits_by"] < 1e-5
 
 
+def test_a_net_grows_while_it_trains(whole):
+    """Both ways have their first stage in common, and a loss for every step."""
+    figure = next(figure for figure in whole[1].figures if figure.name == "in_training")
+    grown, by_hand = (series.y for series in figure.series)
+    assert len(grown) == len(by_hand) == len(figure.series[0].x) == 6
+    assert grown[:2] == by_hand[:2]
+    assert grown[2] != by_hand[2]
+    assert grown[4] != by_hand[4]
+    moved = max(grown[2] - grown[1], grown[4] - grown[3])
+    assert whole[1].metrics["growing_in_training_moves_loss_by"] == moved
+
+
 def test_killed_at_every_stage_and_inside_them(whole, tmp_path):
     """One folder, killed again and again; each time the run goes on from what was there."""
     seen = set()

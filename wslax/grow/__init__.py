@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from wslax.grow.checking import Checked as Checked
     from wslax.grow.checking import check as check
     from wslax.grow.depth import deepen as deepen
+    from wslax.grow.jobs import Schedule as Schedule
+    from wslax.grow.jobs import Stage as Stage
+    from wslax.grow.jobs import schedule as schedule
     from wslax.grow.learned import Operator as Operator
     from wslax.grow.learned import tune as tune
     from wslax.grow.ligo_deep import ligo_depth as ligo_depth
@@ -46,7 +49,9 @@ __getattr__, __all__ = attach(
         "Mixture": "wslax.grow.templates",
         "Operator": "wslax.grow.learned",
         "POLICIES": "wslax.grow.optimizer",
+        "Schedule": "wslax.grow.jobs",
         "Stack": "wslax.grow.stacks",
+        "Stage": "wslax.grow.jobs",
         "Templates": "wslax.grow.templates",
         "WidthMap": "wslax.grow.method",
         "WidthRows": "wslax.grow.ligo_wide",
@@ -59,6 +64,7 @@ __getattr__, __all__ = attach(
         "masked": "wslax.grow.masking",
         "mixture": "wslax.grow.templates",
         "scale_by_adam": "wslax.grow.adam",
+        "schedule": "wslax.grow.jobs",
         "shrink": "wslax.grow.shrinking",
         "stages": "wslax.grow.stages",
         "supernet": "wslax.grow.supernet",

@@ -19,6 +19,9 @@ POLICIES = ("exact", "trajectory", "zero_pad", "reset")
 class _Masked:
     """Stands for an `optax.MaskedNode` as a leaf, so that it keeps its name."""
 
+    def __init__(self, node: Any) -> None:
+        self.node = node
+
 
 def _is_masked(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
@@ -26,11 +29,11 @@ def _is_masked(node: Any) -> bool:
 
 def _carried(values: Any, moves: Moves, **options: Any) -> Any:
     """`moves.carry` of a tree of which parts may be masked out."""
-    leaves = jax.tree.map(lambda x: _Masked() if _is_masked(x) else x, values, is_leaf=_is_masked)
+    leaves = jax.tree.map(lambda x: _Masked(x) if _is_masked(x) else x, values, is_leaf=_is_masked)
     if all(isinstance(leaf, _Masked) for leaf in jax.tree.leaves(leaves)):
         return values
     grown = moves.carry(leaves, **options)
-    return jax.tree.map(lambda x: optax.MaskedNode() if isinstance(x, _Masked) else x, grown)
+    return jax.tree.map(lambda x: x.node if isinstance(x, _Masked) else x, grown)
 
 
 def _zeros(values: Any) -> Any:
@@ -72,6 +75,15 @@ def _check_policy(state: Any, policy: str, stage: Stage) -> None:
         )
 
 
+def _of_some(state: Any, moves: Moves, policy: str, stage: Stage) -> Any:
+    """A state that holds values of some entries alone, by way of whole leaves: `LiftState`."""
+    selected, inner = state.dense()
+    inner = _walk(inner, moves, policy, stage, f"{type(state).__name__}.inner")
+    first = _carried(selected, moves, old_only=True)
+    grown = state.compact(first, _carried(selected, moves), inner)
+    return grown._replace(count=_zeros(grown.count)) if policy == "reset" else grown
+
+
 def _named(state: Any, moves: Moves, policy: str, stage: Stage) -> Any:
     """A NamedTuple of Optax: its moments by the table, its other fields on their own."""
     known, copies = MOMENTS.get(type(state), {}), moments.WEIGHTS.get(type(state), ())
@@ -103,6 +115,8 @@ def _has_parts(node: Any) -> bool:
 
 
 def _walk(state: Any, moves: Moves, policy: str, stage: Stage, owner: str) -> Any:
+    if hasattr(state, "dense"):
+        return _of_some(state, moves, policy, stage)
     if hasattr(state, "_fields"):
         return _named(state, moves, policy, stage)
     if isinstance(state, (tuple, list)):
@@ -124,8 +138,8 @@ def grow_state(state: Any, moves: Moves, policy: str = "exact") -> Any:
     r"""An Optax state of the old model as one of the new model.
 
     Fields that hold moments are found by the type of their state (`MOMENTS`), at any depth of
-    `chain`, `masked`, `multi_transform`, `inject_hyperparams` and `MultiSteps`. Schedules and
-    hyper-parameters pass unchanged, and so do step counts but for `"reset"`.
+    `chain`, `masked`, `multi_transform`, `inject_hyperparams`, `MultiSteps` and `select.lift`.
+    Schedules and hyper-parameters pass unchanged, and so do step counts but for `"reset"`.
 
     Where the edit makes a weight \(w' = s\,w\), its gradient is \(g' = t\,g\): with \(c\) copies of
     a unit \(s = 1, t = 1/c\) at incoming weights and \(s = 1/c, t = 1\) at outgoing ones.

@@ -80,6 +80,7 @@ class Figure(NamedTuple):
       series: the data.
       x: label of the x axis.
       y: label of the y axis.
+      values: how the y axis of lines reads, `"percent"` or `"number"`.
       categories: names of the positions on a categorical axis.
       references: label to value, drawn as lines across.
       images: `[rows, columns, height, width]` in [0, 1], or None.
@@ -92,6 +93,7 @@ class Figure(NamedTuple):
     series: tuple[Series, ...]
     x: str = ""
     y: str = ""
+    values: Literal["percent", "number"] = "percent"
     categories: tuple[str, ...] = ()
     references: Mapping[str, float] = {}
     images: Any = None

@@ -131,7 +131,8 @@ def _lines(canvas: Any, figure: Figure, wide: bool) -> None:
             margin = np.array(series.margin)
             axes.fill_between(x, y - margin, y + margin, color=COLOURS[i], alpha=0.15, linewidth=0)
     _references(axes, figure, across=True)
-    _percent(axes.yaxis)
+    if figure.values == "percent":
+        _percent(axes.yaxis)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.margins(x=0.02)
     _legend(canvas, axes, wide)

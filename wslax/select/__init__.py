@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 from wslax._lazy import attach
 
 if TYPE_CHECKING:
-    from wslax.select.optimizer import LiftState as LiftState
     from wslax.select.optimizer import lift as lift
     from wslax.select.principal import principal_mask as principal_mask
+    from wslax.select.state import LiftState as LiftState
 
 __getattr__, __all__ = attach(
     __name__,
     {
-        "LiftState": "wslax.select.optimizer",
+        "LiftState": "wslax.select.state",
         "lift": "wslax.select.optimizer",
         "principal_mask": "wslax.select.principal",
     },

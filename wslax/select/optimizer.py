@@ -1,7 +1,7 @@
 """LIFT: an Optax transformation that trains the principal weights and keeps state for them only."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,22 +11,8 @@ import optax
 from wslax import tree
 from wslax.errors import WeightSpaceError
 from wslax.select.principal import Chosen, chosen, leaf_masks, static_number
+from wslax.select.state import LiftState, Selection, gathered, spread, total
 from wslax.typing import Params, Where
-
-
-class LiftState(NamedTuple):
-    """The state of `lift`.
-
-    Attributes:
-      count: int32, updates so far.
-      indices: for each leaf that is selected from int32 `[k]`, ascending places in the flat leaf;
-        None elsewhere.
-      inner: the inner transformation's state, over leaves `[k]`.
-    """
-
-    count: Any
-    indices: Any
-    inner: Any
 
 
 @jax.custom_batching.custom_vmap
@@ -49,39 +35,27 @@ def _each(fn: Any, found: list[Chosen | None], *trees: Any) -> Any:
     return structure.unflatten([None if row[0] is None else fn(*row) for row in rows])
 
 
-def _total(what: Chosen, leaf: Any) -> int:
-    """How many weights are selected in all matrices of a leaf."""
-    return leaf.size // (leaf.shape[-1] * leaf.shape[-2]) * what.count
-
-
 def _indices(found: list[Chosen | None], params: Params) -> Any:
     leaves, structure = jax.tree.flatten(params)
 
     def places(what: Chosen | None, leaf: Any, mask: Any) -> Any:
         if what is None:
             return None
-        return jnp.nonzero(mask.reshape(-1), size=_total(what, leaf))[0].astype(jnp.int32)
+        return jnp.nonzero(mask.reshape(-1), size=total(what, leaf))[0].astype(jnp.int32)
 
     rows = zip(found, leaves, leaf_masks(leaves, found, 0), strict=True)
     return structure.unflatten([places(*row) for row in rows])
 
 
 def _compact(what: Chosen, leaf: Any, indices: Any) -> Any:
-    return leaf.reshape(-1).at[indices].get(mode="promise_in_bounds").astype(tree.wide(leaf))
-
-
-def _spread(indices: Any, values: Any, like: Any) -> Any:
-    flat = jnp.zeros(like.size, values.dtype)
-    flat = flat.at[indices].set(values, unique_indices=True, indices_are_sorted=True)
-    return flat.reshape(like.shape)
+    return gathered(leaf, indices).astype(tree.wide(leaf))
 
 
 def _carried(what: Chosen, leaf: Any, old: Any, new: Any, moment: Any) -> Any:
     """A moment on the new selection: kept where a weight stays, 0 where it is new."""
     if moment.ndim == 0:
         return moment
-    dense = _spread(old, moment, leaf)
-    return dense.reshape(-1).at[new].get(mode="promise_in_bounds")
+    return gathered(spread(old, moment, leaf.shape), new)
 
 
 def _check_inner(state: Any, compact: Any) -> None:
@@ -116,7 +90,7 @@ def _check_update(found: list[Chosen | None], updates: Params, params: Params, s
             raise WeightSpaceError(
                 f"{name}: the update is {tree.aval(update)}, the parameter {tree.aval(leaf)}"
             )
-    selected = _each(_total, found, params)
+    selected = _each(total, found, params)
     tree.check_structure(state.indices, selected, "the state's indices", "the selection")
     rows = tree.named_leaves(selected).items(), jax.tree.leaves(state.indices)
     for (name, count), indices in zip(*rows, strict=True):
@@ -147,6 +121,14 @@ def lift(
     counts go on, as in the authors' code. With Adam at density 5% the state is about 7.5% of
     Adam's: two moments and an index a weight. With \(\beta_2 = 0.999\) a new weight's first step
     is long, \((1-\beta_1)/\sqrt{1-\beta_2} \approx 3\) learning rates; the authors use 0.95.
+
+    The state follows an `Edit` that grows the model (`edit.optimizer_state`): it selects as many
+    weights as this `lift` does in the grown leaf, first those that were, at their new places, then
+    their copies, with the moments of the edit's policy: were one of \(c\) copies trained alone, the
+    unit would move by a \(c\)-th of what the old one did. With `"exact"` moments Adam moves each
+    copy of an outgoing weight as far as the old one, as it does without `lift`. Where
+    copies are too few for the number to select, places stay empty until the next
+    selection, and where they are too many, the last ones wait for it.
 
     Under `vmap` over members, nested ones too, the selection is computed only in steps in which
     some member is due.
@@ -186,14 +168,18 @@ def lift(
     if every < 1:
         raise WeightSpaceError(f"lift: refresh_every: expected at least 1, got {every}")
 
-    def init(params: Params) -> LiftState:
+    def init(params: Params) -> Any:
         found = chosen(params, rank, density, where)
         # Places that stand for none yet: the first update selects, so `init` only allocates.
-        indices = _each(lambda what, x: jnp.arange(_total(what, x), dtype=jnp.int32), found, params)
+        indices = _each(lambda what, x: jnp.arange(total(what, x), dtype=jnp.int32), found, params)
         compact = _each(_compact, found, params, indices)
         state = inner.init(compact)
         _check_inner(state, compact)
-        return LiftState(jnp.zeros((), jnp.int32), indices, state)
+        rows = zip(found, jax.tree.leaves(params), strict=True)
+        shapes = tuple(() if what is None else leaf.shape for what, leaf in rows)
+        globs = where if where is None or isinstance(where, str) else tuple(where)
+        by = Selection(rank, density, globs, shapes)
+        return LiftState(jnp.zeros((), jnp.int32), indices, state, by)
 
     def refreshed(found: Any, params: Params, due: Any, indices: Any, state: Any) -> Any:
         new = _indices(found, params)
@@ -225,12 +211,12 @@ def lift(
         def placed(what: Chosen | None, leaf: Any, at: Any, step: Any) -> Any:
             if what is None:
                 return jnp.zeros_like(leaf)
-            return _spread(at, step.astype(leaf.dtype), leaf)
+            return spread(at, step.astype(leaf.dtype), leaf.shape)
 
         structure = jax.tree.structure(updates)
         columns = [structure.flatten_up_to(t) for t in (updates, indices, steps)]
         out = [placed(*row) for row in zip(found, *columns, strict=True)]
         count = optax.safe_increment(state.count)
-        return structure.unflatten(out), LiftState(count, indices, held)
+        return structure.unflatten(out), LiftState(count, indices, held, state.selection)
 
     return optax.GradientTransformation(init, update)

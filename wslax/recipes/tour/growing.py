@@ -1,4 +1,4 @@
-"""Stage 5: widen the winner, and train on with and without."""
+"""Stage 5: widen the winner, and train on with and without; a net that grows while it trains."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import numpy as np
 
 from wslax import grow, population, symmetry
 from wslax.recipes.result import Column, Estimate, Figure, Section, Series, Table, text
-from wslax.recipes.tour import measure, merging
+from wslax.recipes.tour import in_training, measure, merging
 from wslax.recipes.tour.task import samples
 from wslax.recipes.tour.training import (
     Context,
@@ -92,7 +92,7 @@ def _train_on(context: Context, name: str, params: Any) -> tuple[Any, list[Any]]
 
 
 def run(context: Context, merged: Outcome, evolved: Outcome) -> Outcome:
-    """Widen the winner, then train it and its narrow twin on the same batches.
+    """Widen the winner, then train it and its narrow twin on the same batches; then `in_training`.
 
     Returns:
       Parameters `winner`, `widened` (before training) and `trained` (one repeat after).
@@ -112,6 +112,7 @@ def run(context: Context, merged: Outcome, evolved: Outcome) -> Outcome:
     }
     _, facts["narrow"] = _train_on(context, "train on", params)
     trained, facts["wide"] = _train_on(context, "train on, widened", noisy)
+    facts["job"] = in_training.run(context)
     kept = {"winner": params, "widened": exact, "trained": member(trained, 0)}
     return Outcome(kept, found, facts)
 
@@ -157,9 +158,12 @@ def section(context: Context, outcome: Outcome) -> Section:
         f"The net's own trace shows which axes of which leaves are one hidden dimension, and "
         f"Net2WiderNet takes the winner ({facts['winner']}) to {widths} hidden units. Copied units "
         f"would learn the same, so they get a little noise before both nets train on with images "
-        f"of all conditions.",
+        f"of all conditions. Another net, with residual blocks, grows while it trains: "
+        f"`grow.schedule` gives its blocks {config.grow.factor:g} times the hidden units after a "
+        f"third of the steps, and twice as many blocks after two thirds, and Adam goes on.",
         f"Widening changes no logit by more than {text(facts['exact'], 'number', 1)}. After "
         f"{config.grow.steps} steps on the same batches the wider net is "
-        f"{measure.phrase(gain, 'the net as it was')}.",
-        (_diagram(_groups(outcome.params["winner"])), lines), (table,),
+        f"{measure.phrase(gain, 'the net as it was')}. {in_training.finding(facts['job'])}",
+        (_diagram(_groups(outcome.params["winner"])), lines, in_training.figure(facts["job"])),
+        (table,),
     )  # fmt: skip

@@ -15,6 +15,7 @@ from wslax.recipes.tour import (
     evolving,
     experts,
     growing,
+    in_training,
     measure,
     merging,
     task,
@@ -139,6 +140,7 @@ def _metrics(
             context.task, evolved.hits["evolved"], first.hits[single]
         ),
         "widening_changes_logits_by": grown.facts["exact"],
+        "growing_in_training_moves_loss_by": in_training.jump(grown.facts["job"], "grown"),
         "trained_narrow": measure.over_seeds(narrow),
         "trained_wide": measure.over_seeds(wide),
         "wide_over_narrow": measure.over_seeds(wide - narrow),

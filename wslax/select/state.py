@@ -1,0 +1,157 @@
+"""The state of LIFT: values of selected weights alone, and the way to whole leaves and back."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from wslax import tree
+from wslax.select.principal import Chosen, chosen
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """What a selection was made by and for; no leaf of the state.
+
+    Attributes:
+      rank: as in `principal_mask`.
+      density: the same.
+      where: the same.
+      shapes: of all leaves of the parameters, `()` for those that are not selected from.
+    """
+
+    rank: Any
+    density: Any
+    where: Any
+    shapes: tuple[tuple[int, ...], ...]
+
+
+class Unselected(optax.MaskedNode):
+    """Stands for a leaf that is not selected from."""
+
+
+class LiftState(NamedTuple):
+    """The state of `lift`.
+
+    Attributes:
+      count: int32, updates so far.
+      indices: for each leaf that is selected from int32 `[k]`, ascending places in the flat leaf;
+        None elsewhere. A place beyond the end of the leaf stands for none.
+      inner: the inner transformation's state, over leaves `[k]`.
+      selection: static.
+    """
+
+    count: Any
+    indices: Any
+    inner: Any
+    selection: Selection
+
+    def dense(self) -> tuple[Any, Any]:
+        """The same over whole leaves: a bool tree of what is selected, and the inner state.
+
+        Entries that are not selected are zero; leaves that are not selected from are masked out, as
+        in `optax.masked`. So what moves a tree shaped like the parameters moves both.
+
+        Returns:
+          `(selected, inner)`.
+        """
+        places, structure = jax.tree.flatten(self.indices, is_leaf=_is_none)
+
+        def whole(values: Any) -> Any:
+            rows = zip(structure.flatten_up_to(values), places, self.selection.shapes, strict=True)
+            return structure.unflatten([_whole(*row) for row in rows])
+
+        ones = jax.tree.map(lambda at: jnp.ones(at.shape, bool), self.indices)
+        return whole(ones), tree.map_like(whole, self.inner, self.indices)
+
+    def compact(self, first: Any, selected: Any, inner: Any) -> "LiftState":
+        """The state that `dense` gave, moved to another model, in its short form.
+
+        Of each leaf as many weights are selected as `lift` selects there by itself: those of
+        `first`, then others of `selected`, lowest place first, as far as they go.
+
+        Args:
+          first: a bool tree, which are selected in any case, a part of `selected`.
+          selected: a bool tree.
+          inner: the inner state over whole leaves.
+
+        Returns:
+          The state, with the count of updates that this one has.
+        """
+        masks, structure = jax.tree.flatten(selected, is_leaf=_is_unselected)
+        shapes = tuple(() if _is_unselected(mask) else mask.shape for mask in masks)
+        spec = structure.unflatten([jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes])
+        by = self.selection
+        found = chosen(spec, by.rank, by.density, by.where)
+        rows = zip(found, structure.flatten_up_to(first), masks, strict=True)
+        indices = [what and _places(what, *both) for what, *both in rows]
+
+        def short(values: Any) -> Any:
+            rows = zip(structure.flatten_up_to(values), indices, strict=True)
+            return structure.unflatten([None if at is None else gathered(x, at) for x, at in rows])
+
+        inner = tree.map_like(short, inner, selected)
+        rows = zip(found, shapes, strict=True)
+        shapes = tuple(() if what is None else shape for what, shape in rows)
+        selection = dataclasses.replace(by, shapes=shapes)
+        return LiftState(self.count, structure.unflatten(indices), inner, selection)
+
+
+def _is_none(node: Any) -> bool:
+    return node is None
+
+
+def _is_unselected(node: Any) -> bool:
+    return isinstance(node, Unselected)
+
+
+def total(what: Chosen, leaf: Any) -> int:
+    """How many weights are selected in all matrices of a leaf.
+
+    Example:
+        >>> total(Chosen(rank=2, count=5), jnp.zeros((3, 4, 5)))
+        15
+    """
+    return leaf.size // (leaf.shape[-1] * leaf.shape[-2]) * what.count
+
+
+def gathered(leaf: Any, places: Any) -> Any:
+    """The values at places of a flat leaf, 0 beyond its end.
+
+    Example:
+        >>> gathered(jnp.arange(4).reshape(2, 2), jnp.array([1, 3, 4])).tolist()
+        [1, 3, 0]
+    """
+    return leaf.reshape(-1).at[places].get(mode="fill", fill_value=0)
+
+
+def spread(places: Any, values: Any, shape: tuple[int, ...]) -> Any:
+    """A leaf of zeros with values at places of its flat form, without those beyond its end.
+
+    Example:
+        >>> spread(jnp.array([1, 3, 4]), jnp.array([5, 6, 7]), (2, 2)).tolist()
+        [[0, 5], [0, 6]]
+    """
+    flat = jnp.zeros(shape, values.dtype).reshape(-1)
+    flat = flat.at[places].set(values, mode="drop", unique_indices=True, indices_are_sorted=True)
+    return flat.reshape(shape)
+
+
+def _whole(values: Any, places: Any, shape: tuple[int, ...]) -> Any:
+    if places is None:
+        return Unselected()
+    return spread(places, values, shape) if values.ndim else values
+
+
+def _places(what: Chosen, first: Any, selected: Any) -> Any:
+    """The places to select, those of `first` before others; beyond the end what is lacking."""
+    count = total(what, selected)
+    first, selected = first.reshape(-1), selected.reshape(-1)
+    more = selected & ~first
+    room = count - first.sum()
+    taken = (first & (jnp.cumsum(first) <= count)) | (more & (jnp.cumsum(more) <= room))
+    at = jnp.nonzero(taken, size=count, fill_value=taken.size)[0].astype(jnp.int32)
+    return jnp.where(at < taken.size, at, taken.size + jnp.arange(count, dtype=jnp.int32))
