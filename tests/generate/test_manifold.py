@@ -102,12 +102,14 @@ def test_nets_begin_alive_and_about_as_nets_do():
         assert float((abs(mean) / std).mean()) < 0.6
         assert 0.3 < float(std.mean()) * np.sqrt(kernel.shape[1]) < 1.5
     assert all(0 < float(abs(full[name]["bias"]).max()) < 0.5 for name in full)
-    x = np.random.default_rng(0).uniform(size=(100, 64))
+    x, alive = np.random.default_rng(0).uniform(size=(100, 64)), []
     for k in range(8):
         h = x
         for name in ("hidden_0", "hidden_1"):
             h = np.maximum(h @ full[name]["kernel"][k] + full[name]["bias"][k][None], 0)
-            assert (h.std(0) > 0).mean() > 0.25
+            alive.append((h.std(0) > 0).mean())
+    assert min(alive) > 0
+    assert np.mean(alive) > 0.4
     stretched = full["hidden_1"]["kernel"][:, ::2, ::2] * 2  # 32 inputs to 16
     np.testing.assert_allclose(half["hidden_1"]["kernel"], stretched, rtol=1e-3, atol=1e-4)
 
