@@ -1,4 +1,4 @@
-"""The experiment on supernets at the size of a toy: what they compare."""
+"""Experiments on supernets and generated weights at the size of a toy: what they compare."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import jax.random as jr
 import numpy as np
 
 import wslax as ws
-from benchmarks.papers import supernets
+from benchmarks.papers import neumeta, supernets
 from benchmarks.papers.supernets.search import search, sizes_of
 from wslax.grow import supernet
 
@@ -31,6 +31,8 @@ def test_weights_of_an_architecture_are_counted():
     sizes = {0: 8, 1: 16, 2: 24}
     params = jax.eval_shape(ws.nets.mlp(7, tuple(sizes.values()), 10).init, jr.key(0))
     assert supernets.weights_in(sizes, 7) == ws.tree.size(params)
+    small, full = (jax.eval_shape(neumeta.net_of(w).init, jr.key(0)) for w in (10, 32))
+    assert round(ws.tree.size(small) / ws.tree.size(full), 2) == 0.25
 
 
 def test_a_smaller_gap_is_a_positive_figure():
@@ -39,3 +41,21 @@ def test_a_smaller_gap_is_a_positive_figure():
     figures["search, neuron-wise"] = np.array([0.8, 0.9]), np.array([0.7, 0.7])
     told = [np.round(claim.values, 6).tolist() for claim in supernets.claims("toy", figures)]
     assert told == [[0.1, 0.1], [0.15, 0.15], [0.25, 0.25], [0.1, 0.2]]
+
+
+def test_strongest_units_are_kept_in_their_order():
+    params = jax.tree.map(np.zeros_like, neumeta.net_of(4).init(jr.key(0)))
+    for name, row in (("hidden_0", [1, 4, 2, 3]), ("hidden_1", [0, 0, 0, 0])):
+        params[name]["kernel"] = params[name]["kernel"] + np.float32(row)
+    params["out"]["kernel"] = params["out"]["kernel"] + np.float32([[1], [0], [3], [2]])
+    groups = ws.symmetry.feed_forward(params, neumeta.NAMES)
+    kept = neumeta.strongest(params, 2, groups)
+    assert kept["hidden_0"]["kernel"][0].tolist() == [4, 3]
+    assert kept["out"]["kernel"][:, 0].tolist() == [3, 2]
+
+
+def test_what_generated_weights_gain_is_a_positive_figure():
+    small = {"generated": np.array([0.9, 0.8]), "first units": np.array([0.1, 0.2])}
+    small |= {"strongest units": np.array([0.3, 0.9]), "not smoothed": np.array([0.9, 0.7])}
+    told = [np.round(c.values, 6).tolist() for c in neumeta.claims(np.array([1.0, 0.9]), small)]
+    assert told == [[0.1, 0.1], [0.8, 0.6], [0.6, -0.1], [0.0, 0.1]]

@@ -87,6 +87,33 @@ def test_weights_are_the_formula_at_any_width(size):
         np.testing.assert_allclose(kernel[at, 1], expected[0], rtol=1e-4)
 
 
+def test_nets_begin_alive_and_about_as_nets_do():
+    net = ws.nets.mlp(64, (32, 32), 10)
+    params = jax.eval_shape(net.init, jr.key(0))
+    groups = ws.symmetry.feed_forward(params, ["hidden_0", "hidden_1", "out"])
+
+    def begun(key):
+        made = generate.init(key, params, groups, width=64, depth=3, frequencies=6)
+        return [generate.materialise(made, params, groups, {0: n, 1: n}) for n in (32, 16)]
+
+    full, half = jax.jit(jax.vmap(begun))(jr.split(jr.key(0), 8))
+    for kernel in (full[name]["kernel"] for name in full):
+        mean, std = kernel.mean((1, 2)), kernel.std((1, 2))
+        assert float((abs(mean) / std).mean()) < 0.6
+        assert 0.3 < float(std.mean()) * np.sqrt(kernel.shape[1]) < 1.5
+    assert all(0 < float(abs(full[name]["bias"]).max()) < 0.5 for name in full)
+    x, alive = np.random.default_rng(0).uniform(size=(100, 64)), []
+    for k in range(8):
+        h = x
+        for name in ("hidden_0", "hidden_1"):
+            h = np.maximum(h @ full[name]["kernel"][k] + full[name]["bias"][k][None], 0)
+            alive.append((h.std(0) > 0).mean())
+    assert min(alive) > 0
+    assert np.mean(alive) > 0.4
+    stretched = full["hidden_1"]["kernel"][:, ::2, ::2] * 2  # 32 inputs to 16
+    np.testing.assert_allclose(half["hidden_1"]["kernel"], stretched, rtol=1e-3, atol=1e-4)
+
+
 def test_gradients_through_generated_weights_are_differences():
     params, groups, made = conv()
 

@@ -20,6 +20,7 @@ from wslax.symmetry.types import Groups
 from wslax.typing import Array, Key, Params, Where
 
 _RESIDUAL = 0.1  # what each residual block is first multiplied by
+_SMALL = 0.1  # about how large biases and scales of norms begin
 
 
 class Mlp(NamedTuple):
@@ -43,6 +44,22 @@ def _dense(key: Key, name: str, *shape: int) -> dict[str, Array]:
     return {"kernel": kernel, "bias": jnp.zeros((*shape[:-2], shape[-1]), jnp.float32)}
 
 
+def _first(key: Key, name: str, counts: tuple[int, int], frequencies: int, width: int) -> Any:
+    """The layer of features, of which only those of a row or column that moves count at first."""
+    moves = np.array([False, counts[1] > 1, counts[0] > 1, False, False, False])
+    used = np.concatenate([moves, np.tile(np.repeat(moves, frequencies), 2)])
+    layer = _dense(key, f"{name}/first", used.size, width)
+    gain = np.sqrt(used.size / max(used.sum(), 1)) * used
+    return {**layer, "kernel": layer["kernel"] * np.float32(gain)[:, None]}
+
+
+def _last(key: Key, name: str, width: int, window: int, gain: float) -> Any:
+    """The layer to weights; columns sum to zero, so that weights have no common sign."""
+    layer = _dense(key, f"{name}/last", width, window)
+    kernel = layer["kernel"] - layer["kernel"].mean(0, keepdims=True)
+    return {**layer, "kernel": kernel * np.float32(gain)}
+
+
 def init(
     key: Key,
     params: Params,
@@ -60,8 +77,14 @@ def init(
     then residual blocks \(x + s\,\mathrm{relu}(Wx + b)\) with learned \(s\) (first 0.1), to the
     weights of the window there, divided by \(C_{in}\).
 
+    Kernels drawn as usual would give all weights of a leaf about one sign, so that whole layers of
+    ReLU units are dead before the first step. Here the net at full size begins about as nets do:
+    weights with variance about 1 over the fan-in, biases and scales of norms about 0.1; other
+    widths begin as its stretched picture. Fit `reconstruction` alone before the task's loss, whose
+    first steps move all weights of a leaf together.
+
     Args:
-      key: draws the networks: kernels normal with variance 2 over the fan-in, biases zero.
+      key: draws the networks.
       params: the net at full size, arrays or `ShapeDtypeStruct`s; smooth it first
         (`shortest_path`).
       groups: its groups.
@@ -105,15 +128,16 @@ def init(
     for name in names:
         if name not in shapes:
             raise WeightSpaceError(f"{name}: only leaves of floats can be generated; see where=")
-        inputs, outputs = extents(shapes[name], weight_axes(name, len(shapes[name]), groups))
+        axes = weight_axes(name, len(shapes[name]), groups)
+        inputs, outputs = extents(shapes[name], axes)
         window = int(np.prod(shapes[name], dtype=int)) // (inputs * outputs)
-        features = 6 * (1 + 2 * frequencies)
+        gain = np.sqrt(inputs / window) if axes.consumed else _SMALL
         blocks = _dense(key, f"{name}/blocks", depth - 1, width, width)
         scale = jnp.full(depth - 1, _RESIDUAL, jnp.float32)
         networks[name] = Mlp(
-            _dense(key, f"{name}/first", features, width),
+            _first(key, name, (inputs, outputs), frequencies, width),
             {**blocks, "scale": scale},
-            _dense(key, f"{name}/last", width, window),
+            _last(key, name, width, window, gain),
         )
     return networks
 
