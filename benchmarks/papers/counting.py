@@ -6,6 +6,12 @@ from typing import Any
 import jax
 
 
+def counted(fn: Callable[..., Any], *args: Any) -> tuple[Any, float]:
+    """What `fn` gives, and its operations as the compiler counts them; a loop's body counts once."""
+    program = jax.jit(fn).lower(*args).compile()
+    return program(*args), float(program.cost_analysis().get("flops", 0.0))
+
+
 def flops(fn: Callable[..., Any], *args: Any) -> float:
     """As the compiler counts them in what it made of `fn`; the body of a loop counts once."""
     return float(jax.jit(fn).lower(*args).compile().cost_analysis()["flops"])
