@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from wslax.grow.checking import Checked as Checked
     from wslax.grow.checking import check as check
     from wslax.grow.depth import deepen as deepen
+    from wslax.grow.learned import Operator as Operator
+    from wslax.grow.learned import tune as tune
+    from wslax.grow.ligo_deep import ligo_depth as ligo_depth
+    from wslax.grow.ligo_wide import WidthRows as WidthRows
+    from wslax.grow.ligo_wide import ligo_width as ligo_width
     from wslax.grow.masking import masked as masked
     from wslax.grow.maximal import gradmax as gradmax
     from wslax.grow.method import Method as Method
@@ -39,20 +44,25 @@ __getattr__, __all__ = attach(
         "MOMENTS": "wslax.grow.moments",
         "Method": "wslax.grow.method",
         "Mixture": "wslax.grow.templates",
+        "Operator": "wslax.grow.learned",
         "POLICIES": "wslax.grow.optimizer",
         "Stack": "wslax.grow.stacks",
         "Templates": "wslax.grow.templates",
         "WidthMap": "wslax.grow.method",
+        "WidthRows": "wslax.grow.ligo_wide",
         "blocks": "wslax.grow.stacks",
         "check": "wslax.grow.checking",
         "deepen": "wslax.grow.depth",
         "gradmax": "wslax.grow.maximal",
+        "ligo_depth": "wslax.grow.ligo_deep",
+        "ligo_width": "wslax.grow.ligo_wide",
         "masked": "wslax.grow.masking",
         "mixture": "wslax.grow.templates",
         "scale_by_adam": "wslax.grow.adam",
         "shrink": "wslax.grow.shrinking",
         "stages": "wslax.grow.stages",
         "supernet": "wslax.grow.supernet",
+        "tune": "wslax.grow.learned",
         "upcycle": "wslax.grow.upcycling",
         "widen": "wslax.grow.width",
     },

@@ -35,6 +35,20 @@ def _names(plan: DepthPlan) -> frozenset[str]:
     return frozenset(plan.stack.groups.shape)
 
 
+def planned(
+    model: Groups | Params,
+    depth: int | Sequence[int],
+    method: str,
+    stack: str | Stack | None,
+    zero: Where,
+) -> DepthPlan:
+    """The blocks that `deepen` makes, after all checks."""
+    stack = stack if isinstance(stack, Stack) else choose(model, stack)
+    made = layers(stack.depth, depth, method)
+    zeroed = _zero(model, stack, zero) if any(layer.zero for layer in made) else frozenset()
+    return DepthPlan(stack, made, zeroed)
+
+
 def deepen(
     model: Groups | Params,
     depth: int | Sequence[int],
@@ -101,10 +115,7 @@ def deepen(
         >>> bool(abs(net.apply(deep, tokens) - net.apply(params, tokens)).max() < 1e-5)
         True
     """
-    stack = stack if isinstance(stack, Stack) else choose(model, stack)
-    made = layers(stack.depth, depth, method)
-    zeroed = _zero(model, stack, zero) if any(layer.zero for layer in made) else frozenset()
-    plan = DepthPlan(stack, made, zeroed)
+    plan = planned(model, depth, method, stack, zero)
 
     def optimizer_state(state: Any, policy: str = "exact") -> Any:
         from wslax.grow.optimizer import grow_state

@@ -1,7 +1,7 @@
 """Carrying a tree through width maps: weights, moments and zeros by the same gathers."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -136,7 +136,10 @@ def _filled(leaf: Array, grown: Array, word: str | None, old: Site, step: _Step,
     return xp.where(step.over(grown, step.units >= m), fill.astype(leaf.dtype), grown)
 
 
-def _changed(leaf: Array, change: Change, plan: Plan, powers: tuple[int, int], only: bool) -> Array:
+def changed(
+    leaf: Array, change: Change, plan: Plan, powers: tuple[int, int] = (1, 0), only: bool = False
+) -> Array:
+    """A leaf after one change; `powers` and `only` are those of `carry`."""
     site, treatment = change.site, change.treatment
     group = next(group for group in change.groups.all if site in group.sites)
     xp: Any = np if isinstance(change.index, np.ndarray) else jnp
@@ -162,6 +165,22 @@ def _changed(leaf: Array, change: Change, plan: Plan, powers: tuple[int, int], o
     return grown if isinstance(grown, np.ndarray) else tree.cast_like(grown, leaf)
 
 
+def through(params: Params, plan: Plan, change: Callable[[Array, Change], Array]) -> Params:
+    """A tree whose leaves went through all changes of a plan, one after the other."""
+    found = locate(params, plan.groups)
+    by_leaf: dict[str, Sequence[Change]] = {}
+    for one in plan.changes:
+        by_leaf[one.site.name] = [*by_leaf.get(one.site.name, ()), one]
+
+    def grow(name: str, leaf: Any) -> Any:
+        if name in found and hasattr(leaf, "shape"):
+            for one in by_leaf.get(found[name], ()):
+                leaf = change(leaf, one)
+        return leaf
+
+    return tree.map_named(grow, params)
+
+
 def carry(
     params: Params, plan: Plan, *, weight: int = 0, gradient: int = 0, old_only: bool = False
 ) -> Params:
@@ -177,18 +196,8 @@ def carry(
     Returns:
       The grown tree.
     """
-    found = locate(params, plan.groups)
-    by_leaf: dict[str, Sequence[Change]] = {}
-    for change in plan.changes:
-        by_leaf[change.site.name] = [*by_leaf.get(change.site.name, ()), change]
-
-    def grow(name: str, leaf: Any) -> Any:
-        if name in found and hasattr(leaf, "shape"):
-            for change in by_leaf.get(found[name], ()):
-                leaf = _changed(leaf, change, plan, (weight, gradient), old_only)
-        return leaf
-
-    return tree.map_named(grow, params)
+    powers = (weight, gradient)
+    return through(params, plan, lambda leaf, one: changed(leaf, one, plan, powers, old_only))
 
 
 def moves(plan: Plan) -> Moves:

@@ -1,6 +1,6 @@
 """`widen`: an edit that gives groups more units."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,14 +12,15 @@ from wslax.errors import WeightSpaceError, did_you_mean
 from wslax.grow.method import Method
 from wslax.grow.plan import Change, Plan, carry, moves
 from wslax.grow.registry import METHODS
-from wslax.grow.treatment import treated
+from wslax.grow.treatment import Treatment, treated
 from wslax.symmetry import layout
 from wslax.symmetry.find import check_id
 from wslax.symmetry.types import Groups
 from wslax.typing import Key, Params
 
 
-def _named(method: str) -> Method:
+def named(method: str) -> Method:
+    """The method of `METHODS` of that name."""
     if method not in METHODS:
         raise WeightSpaceError(f"method {method!r} is unknown.{did_you_mean(method, METHODS)}")
     return METHODS[method]
@@ -119,16 +120,21 @@ def widen(
     """
     if not noise >= 0:
         raise WeightSpaceError(f"noise: expected a number of at least 0, got {noise}")
-    chosen = _named(method)
+    chosen = named(method)
     if noise and chosen.noise is None:
         raise WeightSpaceError(f"noise: {chosen.name} makes no equal copies, so it takes none")
     return widened(groups, sizes, chosen, key, noise)
 
 
-def widened(
-    groups: Groups, sizes: Mapping[int, int], method: Method, key: Key, noise: float
-) -> edit.Edit:
-    """`widen` by a method that need not be one of `METHODS`."""
+def planned(
+    groups: Groups,
+    sizes: Mapping[int, int],
+    method: Method,
+    key: Key,
+    noise: float,
+    treat: Callable[..., Treatment] = treated,
+) -> tuple[Plan, Groups]:
+    """The changes that give groups their sizes, each as `treat` says, and the groups after."""
     _check(groups, sizes, method)
     key, xp = _host(key)
     changes, grown = [], groups
@@ -136,12 +142,19 @@ def widened(
         width_map = method.width_map(grown.all[id], size, key, xp)
         more = width_map.fill.count if width_map.fill else 0
         for before, sites in layout.steps(grown, id, size):
-            treatment = treated(before.all[id], sites, width_map, size)
+            treatment = treat(before.all[id], sites, width_map, size)
             role = "consumed" if treatment.consumed else sites[0].role
             where = method.noise if method.noise == role else None
             changes.append(Change(before, sites[0], width_map.index, more, treatment, where))
         grown = layout.resize(grown, {id: size})
-    plan = Plan(groups, tuple(changes), key, noise)
+    return Plan(groups, tuple(changes), key, noise), grown
+
+
+def widened(
+    groups: Groups, sizes: Mapping[int, int], method: Method, key: Key, noise: float
+) -> edit.Edit:
+    """`widen` by a method that need not be one of `METHODS`."""
+    plan, grown = planned(groups, sizes, method, key, noise)
 
     def apply(params: Params) -> Params:
         return carry(params, plan, weight=1)
