@@ -5,9 +5,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import jax.random as jr
 
 import wslax as ws
+from benchmarks.papers.counting import flops
 from benchmarks.papers.growth_speed import nets
 
 LARGE = nets.Size(32, 4)
@@ -66,9 +67,9 @@ ARMS = {
 
 
 def groups(size: nets.Size, job: nets.Job) -> ws.symmetry.Groups:
-    params = jax.eval_shape(lambda: nets.init(size, job, jax.random.key(0)))
+    params = jax.eval_shape(lambda: nets.init(size, job, jr.key(0)))
     apply = functools.partial(nets.apply, causal=job.causal)
-    return ws.symmetry.infer(apply, params, jnp.asarray(job.train[0][:2]))
+    return ws.symmetry.infer(apply, params, job.train[0][:2])
 
 
 def grow(arm: Arm, groups: Any, policy: str, held: Any, keys: Any) -> Any:
@@ -79,3 +80,40 @@ def grow(arm: Arm, groups: Any, policy: str, held: Any, keys: Any) -> Any:
         return edit.apply(held[0]), edit.optimizer_state(held[1], policy=policy)
 
     return jax.vmap(member)(held, keys)
+
+
+def operator(groups: Any, key: Any) -> tuple[Any, Callable[[Any, Any], Any]]:
+    """LiGO's maps, depth first, and `(maps, params) -> params`."""
+    deep = ws.grow.ligo_depth(groups, LARGE.depth, key=key)
+    wide = ws.grow.ligo_width(deep.groups, larger(deep.groups), key=key)
+
+    def materialise(maps: Any, params: Any) -> Any:
+        return wide.materialise(maps[1], deep.materialise(maps[0], params))
+
+    return (deep.maps, wide.maps), materialise
+
+
+def learned(
+    groups: Any, job: nets.Job, steps: int, params: Any, key: Any, unroll: int | bool = 1
+) -> Any:
+    """LiGO's maps after some steps."""
+    maps, materialise = operator(groups, key)
+    rows = jr.randint(key, (steps, job.batch), 0, len(job.train[0]))
+
+    def loss(maps: Any, batch: Any) -> Any:
+        return nets.loss(materialise(maps, params), batch, causal=job.causal, unroll=unroll)
+
+    return ws.grow.tune(loss, maps, jax.tree.map(lambda x: x[rows], job.train))[0]
+
+
+def ligo(groups: Any, job: nets.Job, steps: int, params: Any, keys: Any) -> tuple[Any, float]:
+    """Members `(params, state)` `[seeds, ...]`, grown, and the operations that one took."""
+
+    def member(params: Any, key: Any) -> Any:
+        maps = learned(groups, job, steps, params, key)
+        large = operator(groups, key)[1](maps, params)
+        return large, nets.ADAM.init(large)
+
+    one = functools.partial(learned, groups, job, 1, unroll=True)
+    each = flops(one, jax.tree.map(lambda x: x[0], params), keys[0])
+    return jax.jit(jax.vmap(member))(params, keys), steps * each

@@ -69,6 +69,12 @@ def init(size: Size, job: Job, key: Any) -> Any:
     return outside | {"blocks": blocks, "norm": jnp.ones(width)}
 
 
+def start(size: Size, job: Job, key: Any) -> tuple[Any, Any]:
+    """Parameters, and the optimizer's state."""
+    params = init(size, job, key)
+    return params, ADAM.init(params)
+
+
 def normed(h: Any, scale: Any) -> Any:
     return h * jax.lax.rsqrt(jnp.mean(jnp.square(h), -1, keepdims=True) + 1e-6) * scale[None, None]
 
@@ -88,7 +94,9 @@ def apply(params: Any, x: Any, *, causal: bool, unroll: int | bool = 1) -> Any:
 
     def block(h: Any, w: Any) -> Any:
         h = h + attended(normed(h, w["norm_attention"]), w, causal)
-        inside = jnp.einsum("btd,df->btf", normed(h, w["norm_mlp"]), w["up"]) + w["bias"][None, None]
+        inside = (
+            jnp.einsum("btd,df->btf", normed(h, w["norm_mlp"]), w["up"]) + w["bias"][None, None]
+        )
         return h + jnp.einsum("btf,fd->btd", jax.nn.relu(inside), w["down"]), None
 
     h = params["embed"][x] if x.ndim == 2 else jnp.einsum("btf,fd->btd", x, params["embed"])
@@ -111,13 +119,8 @@ def step(carry: Any, rate: Any, batch: Any, *, causal: bool, unroll: int | bool 
     return jax.tree.map(lambda p, u: p - rate * u, params, updates), state
 
 
-def example(job: Job) -> Any:
-    """A batch."""
-    return jax.tree.map(lambda x: x[: job.batch], job.train)
-
-
 def cost(size: Size, job: Job) -> float:
     """Floating-point operations of a step of one net, counted in the compiled step."""
-    params = init(size, job, jr.key(0))
+    held = jax.eval_shape(lambda: start(size, job, jr.key(0)))
     turn = functools.partial(step, causal=job.causal, unroll=True)
-    return flops(turn, (params, ADAM.init(params)), 1e-3, example(job))
+    return flops(turn, held, 1e-3, jax.tree.map(lambda x: x[: job.batch], job.train))
