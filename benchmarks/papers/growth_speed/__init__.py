@@ -27,7 +27,7 @@ PAPER = (
 ABOUT = """
 A transformer of four blocks of width 32 (heads of 8, an MLP four times as wide, RMSNorm before each
 branch) on characters of tiny Shakespeare (8 windows of 32 a step) and on 10,000 images of
-CIFAR-10-JPEG, 16 x 16 in four patches (64 images a step). The net from scratch takes 400 steps of
+CIFAR-10-JPEG, 16 x 16 in four patches (64 images a step). The net from scratch takes 600 steps of
 Adam; all others get as many operations, counted in the compiled programs: a quarter of them goes
 into a small net of width 16 (for growth in width), of two blocks (in depth) or both, which is grown
 and trained on with what is left, what growth itself takes being counted. Moments are carried by
@@ -39,9 +39,9 @@ flatters it. *The small net at hand* leaves its training out, as HyperCloning, L
 HyperCloning has noise of 0.1 (it cancels), Net2Wider and FPI of 0.01. LiGO learns its operator for
 100 steps by the published defaults; then its net begins with a new state. Copies in the order of
 SOLAR are those of stacking at twice the depth. The papers' nets are larger and are trained for far
-longer: LiGO's 100 steps are next to nothing there and a quarter of everything here.
+longer: LiGO's 100 steps are next to nothing there and a sixth of everything here.
 """
-STEPS, SHARE, WARM, LIGO = 400, 0.25, 20, 100
+STEPS, SHARE, WARM, LIGO = 600, 0.25, 20, 100
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
 SHARES = (0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 
