@@ -1,6 +1,6 @@
 """The same growth by gromo, in PyTorch."""
 
-from collections.abc import Sequence
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -14,17 +14,10 @@ FACTORS = (0.1, 0.3, 1.0, 3.0)
 
 
 def is_there() -> bool:
-    try:
-        import gromo.containers.growing_mlp
-        import torch  # noqa: F401
-    except ImportError:
-        return False
-    return gromo is not None
+    return all(importlib.util.find_spec(name) for name in ("gromo", "torch"))
 
 
-def run(
-    start: Any, data: Any, batches: Sequence[np.ndarray], more: int, rate: float, how: Any
-) -> Any:
+def run(start: Any, data: Any, batches: Any, more: int, rate: float, how: Any) -> Any:
     """One net `{layer: {kernel, bias}}` trained on rows of batches and grown between them.
 
     Returns:
@@ -54,12 +47,12 @@ def run(
             adam.zero_grad()
             loss(net(x[row]), y[row]).backward()
             adam.step()
-    layers = [
-        (layer.layer.weight.detach().numpy().T, layer.layer.bias.detach().numpy())
-        for layer in net.layers
-    ]
-    named = zip(start, layers, strict=True)
-    return {name: {"kernel": w, "bias": b} for name, (w, b) in named}, jumps
+    numbers = lambda x: x.detach().numpy().T
+    layers = {
+        name: {"kernel": numbers(layer.layer.weight), "bias": numbers(layer.layer.bias)}
+        for name, layer in zip(start, net.layers, strict=True)
+    }
+    return layers, jumps
 
 
 def grow(net: Any, data: Any, more: int, how: Any, statistics: Any, extended: Any) -> None:
