@@ -108,13 +108,13 @@ def measure(seeds: int) -> Outcome:
     flat = lambda part: (jnp.asarray(part[0].reshape(len(part[0]), -1)), jnp.asarray(part[1]))
     data, test = flat(digits.train), flat(digits.test)
     keys = jax.vmap(jr.key)(jnp.arange(seeds))
-    start = jax.vmap(functools.partial(init, UNITS[0]))(keys)
+    start = jax.jit(jax.vmap(functools.partial(init, UNITS[0])))(keys)
     batches = jr.randint(jr.key(1), (len(UNITS), seeds, PHASE, BATCH), 0, len(data[0]))
     found: dict[str, Mapping[str, list[float]]] = {}
     for method in OURS:
         params, jumps = ours(method, start, batches, data)
         found[method] = figures(ws.population.unstack(params), jumps, data, test)
-    wide = jax.vmap(functools.partial(init, UNITS[-1]))(keys)
+    wide = jax.jit(jax.vmap(functools.partial(init, UNITS[-1])))(keys)
     state = jax.vmap(ADAM.init)(wide)
     for phase in batches:
         wide, state = trained(wide, state, phase, *data)
