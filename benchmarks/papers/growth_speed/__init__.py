@@ -43,8 +43,8 @@ HyperCloning has noise of 0.1 (it cancels), Net2Wider and FPI of 0.01. LiGO lear
 100 steps by the published defaults; then its net begins with a new state. Copies in the order of
 SOLAR are those of stacking at twice the depth. The papers' nets are larger and are trained for far
 longer: LiGO's 100 steps are next to nothing there and a quarter of everything here. In so few
-operations a small net learns most when it is not grown at all: what is saved here is saved by
-beginning small, and depth keeps more of it than width.
+operations small nets that are not grown end as low as the grown ones, on characters lower: what is
+saved here is saved by beginning small, and growth in depth keeps more of it than in width.
 """
 STEPS, SHARE, WARM, LIGO = 400, 0.25, 20, 100
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
