@@ -50,7 +50,7 @@ def _first(key: Key, name: str, counts: tuple[int, int], frequencies: int, width
     used = np.concatenate([moves, np.tile(np.repeat(moves, frequencies), 2)])
     layer = _dense(key, f"{name}/first", used.size, width)
     gain = np.sqrt(used.size / max(used.sum(), 1)) * used
-    return {**layer, "kernel": layer["kernel"] * np.asarray(gain, np.float32)[:, None]}
+    return {**layer, "kernel": layer["kernel"] * gain[:, None].astype(np.float32)}
 
 
 def _last(key: Key, name: str, width: int, window: int, gain: float) -> Any:
