@@ -169,3 +169,13 @@ def test_blocks_and_masked_parts():
         for one, other in ((old.indices, new.indices), (old.inner.mu, new.inner.mu)):
             a, b = one[of]["up"]["kernel"], other[block]["up"]["kernel"]
             np.testing.assert_array_equal(a, b)
+
+
+def test_a_leaf_that_where_picks_only_in_the_grown_model_is_named():
+    """`where` speaks of the second block, whose place a copy of the first one takes."""
+    block = {"up": {"kernel": (4, 6)}, "down": {"kernel": (6, 4)}}
+    params = forwards.draw(0, {"block_0": block, "block_1": block}, np.float32)
+    chosen = select.lift(ADAM, rank=1, density=0.3, refresh_every=9, where="block_1/up/*")
+    edit = grow.deepen(params, [0, 0, 1], method="copy")
+    with pytest.raises(WeightSpaceError, match=r"block_1/up/kernel: where= picks .* start afresh"):
+        edit.optimizer_state(chosen.init(params))
