@@ -4,7 +4,6 @@ import functools
 
 import forwards
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -25,14 +24,13 @@ UPDATE = jax.jit(lift().update)
 
 def slope(params, seed):
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), params)
+    return jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), params)
 
 
 @pytest.fixture(scope="module")
 def trained():
     """A net, its groups, and the state of LIFT after two steps."""
     params, groups = forwards.mlp_params(dtype=np.float32)
-    params = jax.tree.map(jnp.asarray, params)
     return params, groups, train(lift(), params, 2)
 
 
@@ -45,7 +43,7 @@ def train(optimizer, params, steps):
 
 def origin(edit, params, group, leaf):
     """For each unit of a leaf's grown last axis the old one."""
-    numbered = params | {leaf: params[leaf] | {"bias": jnp.arange(float(group.size))}}
+    numbered = params | {leaf: params[leaf] | {"bias": np.arange(float(group.size))}}
     return np.asarray(edit.apply(numbered)[leaf]["bias"]).astype(int)
 
 
@@ -97,7 +95,7 @@ def test_sizes_that_are_no_multiple(trained, size):
     params, groups, state = trained
     edit = grow.widen(groups, {0: size}, key=0)
     wide, grown = edit.apply(params), jax.jit(edit.optimizer_state)(state)
-    fresh = lift().init(wide)
+    fresh = jax.eval_shape(lift().init, wide)
     assert jax.tree.structure(grown) == jax.tree.structure(fresh)
     tree.check_like(grown, fresh)
     unit = origin(edit, params, groups.all[0], "a")
@@ -156,14 +154,13 @@ def test_blocks_and_masked_parts():
     """Under `multi_transform`, through deepening: a copied block has its block's selection."""
     block = {"up": {"kernel": (4, 6), "bias": (6,)}, "down": {"kernel": (6, 4)}}
     params = forwards.draw(0, {"block_0": block, "block_1": block, "out": (4, 3)}, np.float32)
-    params = jax.tree.map(jnp.asarray, params)
     chosen = select.lift(ADAM, rank=1, density=0.3, refresh_every=9, where="*up/kernel")
     labels = {"block_0": "x", "block_1": "x", "out": "y"}
     optimizer = lambda labels: optax.multi_transform({"x": chosen, "y": optax.sgd(0.1)}, labels)
-    _, state = optimizer(labels).update(slope(params, 0), optimizer(labels).init(params), params)
+    state = train(optimizer(labels), params, 1)
     edit = grow.deepen(params, 3, method="copy")
-    grown = edit.optimizer_state(state)
-    fresh = optimizer(labels | {"block_2": "x"}).init(edit.apply(params))
+    grown = jax.jit(edit.optimizer_state)(state)
+    fresh = jax.eval_shape(optimizer(labels | {"block_2": "x"}).init, edit.apply(params))
     assert jax.tree.structure(grown) == jax.tree.structure(fresh)
     tree.check_like(grown, fresh)
     old, new = (s.inner_states["x"].inner_state for s in (state, grown))
@@ -172,3 +169,13 @@ def test_blocks_and_masked_parts():
         for one, other in ((old.indices, new.indices), (old.inner.mu, new.inner.mu)):
             a, b = one[of]["up"]["kernel"], other[block]["up"]["kernel"]
             np.testing.assert_array_equal(a, b)
+
+
+def test_a_leaf_that_where_picks_only_in_the_grown_model_is_named():
+    """`where` speaks of the second block, whose place a copy of the first one takes."""
+    block = {"up": {"kernel": (4, 6)}, "down": {"kernel": (6, 4)}}
+    params = forwards.draw(0, {"block_0": block, "block_1": block}, np.float32)
+    chosen = select.lift(ADAM, rank=1, density=0.3, refresh_every=9, where="block_1/up/*")
+    edit = grow.deepen(params, [0, 0, 1], method="copy")
+    with pytest.raises(WeightSpaceError, match=r"block_1/up/kernel: where= picks .* start afresh"):
+        edit.optimizer_state(chosen.init(params))

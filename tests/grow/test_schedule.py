@@ -107,6 +107,7 @@ def test_equals_growing_by_hand(run, edits):
     for t in range(STEPS):
         if t in GROWTHS:
             edit = edits[GROWTHS.index(t)]
+            params, state = jax.device_get((params, state))
             params, state = edit.apply(params), edit.optimizer_state(state)
         stage = sum(t >= at for at in GROWTHS)
         params, state, loss = BY_HAND[stage](params, state, batch(t))

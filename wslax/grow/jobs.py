@@ -165,7 +165,8 @@ def schedule(
         opt_state, ...)`; compiled here. It may be a scan over a segment of steps: then t counts
         on by the length of a segment, and growths stand at the beginning of one.
       growths: step to `(edit, training step of the grown model)`, steps in increasing order. Each
-        edit is made for the model that the one before it leaves (`edit.groups`).
+        edit is made for the model that the one before it leaves (`edit.groups`). What is read off
+        the weights of its step (`gradmax`) cannot be planned: grow by hand there.
       params: at step 0; arrays or `jax.ShapeDtypeStruct`s.
       opt_state: of the optimizer at step 0, the same.
       *inputs: of a training step, the same: those of all steps have these shapes.

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from wslax import tree
+from wslax.errors import WeightSpaceError
 from wslax.select.principal import Chosen, chosen
+from wslax.typing import Params, Where
 
 
 @jax.tree_util.register_static
@@ -80,11 +82,15 @@ class LiftState(NamedTuple):
 
         Returns:
           The state, with the count of updates that this one has.
+
+        Raises:
+          WeightSpaceError: if `where` picks a leaf that was not selected from.
         """
         masks, structure = jax.tree.flatten(selected, is_leaf=_is_unselected)
         shapes = tuple(() if _is_unselected(mask) else mask.shape for mask in masks)
         spec = structure.unflatten([jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes])
         by = self.selection
+        _check_where(by.where, spec, masks)
         found = chosen(spec, by.rank, by.density, by.where)
         rows = zip(found, structure.flatten_up_to(first), masks, strict=True)
         indices = [what and _places(what, *both) for what, *both in rows]
@@ -98,6 +104,19 @@ class LiftState(NamedTuple):
         shapes = tuple(() if what is None else shape for what, shape in rows)
         selection = dataclasses.replace(by, shapes=shapes)
         return LiftState(self.count, structure.unflatten(indices), inner, selection)
+
+
+def _check_where(where: Where, spec: Params, masks: list[Any]) -> None:
+    """Raise if globs pick a leaf without a selection, as when an edit gave it another name."""
+    if where is None:
+        return
+    picked = jax.tree.leaves(tree.picked(spec, where))
+    for name, hit, mask in zip(tree.named_leaves(spec), picked, masks, strict=True):
+        if hit and _is_unselected(mask):
+            raise WeightSpaceError(
+                f"{name}: where= picks this leaf of the grown model, and nothing was selected from "
+                "the one it comes from; start afresh with `optimizer.init(edit.apply(params))`"
+            )
 
 
 def _is_none(node: Any) -> bool:
@@ -125,7 +144,7 @@ def gathered(leaf: Any, places: Any) -> Any:
         >>> gathered(jnp.arange(4).reshape(2, 2), jnp.array([1, 3, 4])).tolist()
         [1, 3, 0]
     """
-    return leaf.reshape(-1).at[places].get(mode="fill", fill_value=0)
+    return jnp.ravel(leaf).at[places].get(mode="fill", fill_value=0)
 
 
 def spread(places: Any, values: Any, shape: tuple[int, ...]) -> Any:
