@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from wslax.grow.checking import Checked as Checked
     from wslax.grow.checking import check as check
     from wslax.grow.depth import deepen as deepen
+    from wslax.grow.donors import aki as aki
     from wslax.grow.masking import masked as masked
     from wslax.grow.maximal import gradmax as gradmax
     from wslax.grow.method import Method as Method
@@ -43,6 +44,7 @@ __getattr__, __all__ = attach(
         "Stack": "wslax.grow.stacks",
         "Templates": "wslax.grow.templates",
         "WidthMap": "wslax.grow.method",
+        "aki": "wslax.grow.donors",
         "blocks": "wslax.grow.stacks",
         "check": "wslax.grow.checking",
         "deepen": "wslax.grow.depth",

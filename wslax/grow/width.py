@@ -1,6 +1,6 @@
 """`widen`: an edit that gives groups more units."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,7 +10,8 @@ import numpy as np
 from wslax import edit, random
 from wslax.errors import WeightSpaceError, did_you_mean
 from wslax.grow.method import Method
-from wslax.grow.plan import Change, Plan, carry, moves
+from wslax.grow.moves import Moves
+from wslax.grow.plan import Change, Plan, carry
 from wslax.grow.registry import METHODS
 from wslax.grow.treatment import treated
 from wslax.symmetry import layout
@@ -126,9 +127,26 @@ def widen(
 
 
 def widened(
-    groups: Groups, sizes: Mapping[int, int], method: Method, key: Key, noise: float
+    groups: Groups,
+    sizes: Mapping[int, int],
+    method: Method,
+    key: Key,
+    noise: float,
+    then: Callable[[Groups], Callable[[Params], Params]] = lambda grown: lambda params: params,
 ) -> edit.Edit:
-    """`widen` by a method that need not be one of `METHODS`."""
+    """`widen` by a method that need not be one of `METHODS`.
+
+    Args:
+      groups: as for `widen`.
+      sizes: as for `widen`.
+      method: any.
+      key: as for `widen`.
+      noise: as for `widen`, and not checked.
+      then: of the wide model's groups, the map that comes after, of weights and moments alike.
+
+    Returns:
+      The edit.
+    """
     _check(groups, sizes, method)
     key, xp = _host(key)
     changes, grown = [], groups
@@ -142,13 +160,18 @@ def widened(
             changes.append(Change(before, sites[0], width_map.index, more, treatment, where))
         grown = layout.resize(grown, {id: size})
     plan = Plan(groups, tuple(changes), key, noise)
+    after = then(grown)
+
+    def move(params: Params, **powers: Any) -> Params:
+        return after(carry(params, plan, **powers))
 
     def apply(params: Params) -> Params:
-        return carry(params, plan, weight=1)
+        return move(params, weight=1)
 
     def optimizer_state(state: Any, policy: str = "exact") -> Any:
         from wslax.grow.optimizer import grow_state
 
-        return grow_state(state, moves(plan), policy)
+        names = frozenset(change.site.name for change in plan.changes)
+        return grow_state(state, Moves(names, move), policy)
 
     return edit.from_map(apply, optimizer_state, grown)
