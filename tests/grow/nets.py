@@ -9,7 +9,6 @@ import numpy as np
 
 from tests.symmetry.zoo import ZOO
 from wslax import WeightSpaceError, symmetry
-from wslax.symmetry.proof import randomised
 
 # What the parameters cannot tell a net: keyword to the leaf, the axis and the place of its group.
 COUNTED = {
@@ -58,11 +57,19 @@ def fed(inputs):
     ]
 
 
+def drawn(rng, leaf):
+    """Numbers like trained ones: as `symmetry.check` draws them, on the host."""
+    if leaf.ndim < 2:
+        return rng.uniform(0.5, 1.5, leaf.shape).astype(leaf.dtype)
+    fan_in = leaf.size // leaf.shape[-1]
+    return (rng.normal(size=leaf.shape) / fan_in**0.5).astype(leaf.dtype)
+
+
 def net(name, **options):
     """A net of the zoo, its outputs, and its parameters drawn at random."""
     apply, params, inputs = ZOO[name](**options)
-    inputs = fed(inputs)
-    params = jax.tree.map(np.asarray, jax.jit(randomised)(jr.key(3), params))
+    inputs, rng = fed(inputs), np.random.default_rng(3)
+    params = jax.tree.map(lambda leaf: drawn(rng, leaf), params)
     groups = symmetry.infer(apply, params, *inputs)
     made = Net(name, apply, params, inputs, groups)
     return made, np.asarray(jitted(apply)(params, *inputs))

@@ -5,10 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import nets
 import numpy as np
 import pytest
 
+from tests.grow import nets
 from tests.symmetry.zoo import ZOO
 from wslax import WeightSpaceError, grow, symmetry
 from wslax.grow import METHODS

@@ -18,7 +18,9 @@ def shapes(**leaves):
 
 
 def linen(module, *inputs, apply=None, **kwargs):
-    variables = module.init({"params": KEY, "dropout": KEY}, *inputs, **kwargs)
+    keys = {"params": KEY, "dropout": KEY}
+    avals = jax.eval_shape(lambda: module.init(keys, *inputs, **kwargs))
+    variables = jax.tree.map(lambda aval: jnp.zeros(aval.shape, aval.dtype), avals)
     apply = apply or (lambda v, *xs: module.apply(v, *xs, **kwargs))
     return apply, variables, inputs
 
@@ -195,6 +197,8 @@ class Heads(nn.Module):
 
 
 class Attention(nn.Module):
+    eps: float = 1e-6
+
     @nn.compact
     def __call__(self, x, y=None):
         heads, width = (read(self, "attention/query", n, a) for n, a in ((4, -2), (2, -1)))
@@ -204,9 +208,9 @@ class Attention(nn.Module):
             if value == width
             else Heads(heads, width, value, name="attention")
         )
-        h = nn.LayerNorm(name="n0")(x)
+        h = nn.LayerNorm(self.eps, name="n0")(x)
         x = x + attend(h, h if y is None else y)
-        h = nn.gelu(dense(self, "up", 20)(nn.LayerNorm(name="n1")(x)))
+        h = nn.gelu(dense(self, "up", 20)(nn.LayerNorm(self.eps, name="n1")(x)))
         return x + nn.Dense(x.shape[-1], name="down")(h)
 
 
@@ -229,19 +233,21 @@ def vit():
 
 
 class EncoderDecoder(nn.Module):
+    eps: float
+
     @nn.compact
     def __call__(self, x, y):
         x = nn.Embed(7, read(self, "source", 12), name="source")(x)
         y = nn.Embed(9, read(self, "target", 16), name="target")(y)
         for i in range(2):
-            x = Attention(name=f"encoder{i}")(x)
+            x = Attention(self.eps, name=f"encoder{i}")(x)
         for i in range(2):
-            y = Attention(name=f"decoder{i}")(y, x)
+            y = Attention(self.eps, name=f"decoder{i}")(y, x)
         return nn.Dense(9, name="out")(y)
 
 
-def encoder_decoder():
-    return linen(EncoderDecoder(), jnp.ones((2, 4), int), jnp.ones((2, 5), int))
+def encoder_decoder(eps=1e-6):
+    return linen(EncoderDecoder(eps), jnp.ones((2, 4), int), jnp.ones((2, 5), int))
 
 
 def attention(q, k, v):
