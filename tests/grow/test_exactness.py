@@ -1,6 +1,9 @@
 """Every method on every net: the function stays, or the group is refused with a reason."""
 
 import functools
+import itertools
+import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +42,22 @@ def test_the_function_of_each_net_stays(name):
                 assert net.change(widen(net.groups, sizes), before) < 1e-5, (method, factor, sizes)
                 grown += 1
     assert grown >= 4
+
+
+def test_the_record_of_all_factors():
+    """`python -m benchmarks.exactness` measures what would take the suite too long."""
+    path = pathlib.Path(__file__).parents[2] / "benchmarks" / "exactness.jsonl"
+    lines = [*map(json.loads, path.read_text().splitlines())]
+    found = {(line.get("method"), line.get("net"), line.get("factor")): line for line in lines}
+    for method, name, factor in itertools.product(METHODS, ZOO, (1.25, 1.5, 2, 3)):
+        line = found[method, name, factor]
+        assert (line["taken"] > 0) == ("change" in line)
+        assert method not in EXACT or line.get("change", 0) <= 1e-5, line
+    shifted = [line for line in lines if "rescaled" in line]
+    assert len(shifted) == 12
+    for line in shifted:
+        assert line["rescaled"] <= 1e-5
+        assert (line["kept"] > 1e-3) == bool(line["factor"] % 1)
 
 
 def test_norms_of_widths_that_are_no_multiple():
