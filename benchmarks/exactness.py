@@ -61,7 +61,7 @@ def moments(net: nets.Net, made: edit.Edit) -> float:
     """
     apply = net.rebuilt(made.groups) if net.name in nets.COUNTED else net.apply
     before = jax.jit(jax.grad(loss(net.apply, net)))(net.params)
-    own = nets.jitted(jax.grad(loss(apply, net)))(made.apply(net.params))
+    own = jax.jit(jax.grad(loss(apply, net)))(made.apply(net.params))
     trace = lambda tree: made.optimizer_state(optax.TraceState(tree)).trace
     moved, stems = trace(before), trace(jax.tree.map(np.ones_like, net.params))
     largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(own))

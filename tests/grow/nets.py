@@ -1,5 +1,6 @@
 """The nets of the symmetry tests as growth meets them: fed with numbers, built again when wider."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,9 @@ COUNTED = {
     "gpt": {"heads": ("blocks/0/o", 0, 0)},
     "grouped_query_fused": {"keys": ("o", 0, 0), "per": ("o", 0, 1)},
 }
+
+
+jitted = functools.lru_cache(8)(jax.jit)  # one program for all methods that give one size
 
 
 class Net(NamedTuple):
@@ -41,11 +45,6 @@ class Net(NamedTuple):
             apply = self.rebuilt(edit.groups, **options)
         after = np.asarray(jitted(apply)(edit.apply(self.params), *self.inputs))
         return float(np.abs(after - before).max() / np.abs(before).max())
-
-
-def jitted(apply, found={}):  # noqa: B006
-    """`jax.jit`, once a function."""
-    return found.setdefault(apply, jax.jit(apply))
 
 
 def fed(inputs):

@@ -107,6 +107,25 @@ def test_norms_of_widths_that_are_no_multiple():
                 assert off > 1e-4
 
 
+def test_a_tiled_class_token_is_as_linear_as_the_patches_beside_it():
+    rng = np.random.default_rng(0)
+    shapes = {"token": (1, 1, 6), "patch": (3, 6), "scale": (6,), "out": (6, 2)}
+    params = {name: rng.normal(size=shape).astype("f4") for name, shape in shapes.items()}
+    x = rng.normal(size=(2, 4, 3)).astype("f4")
+
+    def apply(p, x):
+        h = jnp.concatenate([jnp.tile(p["token"], (len(x), 1, 1)), x @ p["patch"]], 1)
+        centred = h - h.mean(-1, keepdims=True)
+        n = centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+        return n * p["scale"] @ p["out"]
+
+    groups = symmetry.infer(apply, params, x)
+    stream = groups.at("patch", 1)[0].id
+    wide = grow.widen(groups, {stream: 8}, method="lemon", key=0).apply(params)
+    before = apply(params, x)
+    np.testing.assert_allclose(apply(wide, x), before, atol=1e-5 * np.abs(before).max())
+
+
 def test_new_units_of_zero_are_fresh_and_unread():
     """Incoming weights like the old ones in size, biases their mean, outgoing weights zero."""
     params = {"a": np.full((50, 4), 3.0), "bias": np.arange(4.0), "out": np.ones((4, 2))}
