@@ -141,7 +141,8 @@ def kept() -> str:
         f"{table}\n\nUnder norms with an epsilon of 0.1, `lemon` by 1.25 and 1.5 changes outputs "
         f"by up to {_worst(off, 'kept')} where the model keeps its epsilon, and by up to "
         f"{_worst(shifted, 'rescaled')} where it takes the one that `grow.check` names.\n\n"
-        f"*{facts['date']}, {facts['device']}, jax {facts['versions']['jax']}, float32. "
+        f"*{facts['date']}, {facts['device']}, jax {facts['versions']['jax']}, float32, compiled "
+        "without most optimisations. "
         "`python -m benchmarks.exactness`*"
     )
 

@@ -96,9 +96,10 @@ def widen(
       An `Edit`. `apply(tree)` takes parameters (with statistics), a tree that holds copies of them
       (EMA) or one collection of them; `optimizer_state(state, policy="exact")` an Optax state, by
       one of `POLICIES`: `"exact"`, the moments of the wide model's gradients (incoming \(m / c\)
-      and \(v / c^2\) with \(c\) copies, outgoing unchanged), `"trajectory"`, `"zero_pad"` or
-      `"reset"`; `spec` plans on shapes; `groups` are the wide model's. Leaves keep their dtype and
-      weak type; half types are scaled in float32.
+      and \(v / c^2\) with \(c\) copies, outgoing unchanged; near for LEMON under norms, whose own
+      part of the gradient is shared equally where LEMON's shares are not), `"trajectory"`,
+      `"zero_pad"` or `"reset"`; `spec` plans on shapes; `groups` are the wide model's. Leaves keep
+      their dtype and weak type; half types are scaled in float32.
 
     Raises:
       WeightSpaceError: for an unknown method, group or state type, a frozen group, fewer units, or
