@@ -132,8 +132,9 @@ def aki(groups: Groups, sizes: Mapping[int, int], *, key: Key, noise: float = 0.
       noise: as for `widen(method="fpi")`; default none.
 
     Returns:
-      An `Edit` as from `widen`. Moments move as weights do, new units' from the next block: no rule
-      is exact where the function changes, and these fit in size. `policy="reset"` forgets them.
+      An `Edit` as from `widen`. Take `policy="reset"`, with its warm-up: `"exact"` moves moments as
+      weights, new units' from the next block, but where the function changes so do gradients, and
+      on the nets of the tests what is moved is as far from the new ones as they are large.
 
     Raises:
       WeightSpaceError: where `widen(..., method="fpi")` does, if there are no repeated blocks, or
