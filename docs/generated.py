@@ -122,10 +122,11 @@ def kept() -> str:
     lines = [line for line in lines if "rescaled" not in line]
     rows = [
         ("method", "nets", "largest change of an output", "groups taken, by 1.25, 1.5, 2, 3",
-         "groups under norms taken", "moments by `exact`, off the gradient", "policies"),
+         "groups under norms taken", "moments by `exact`, off the gradient", "Adam goes on by"),
         ("---",) * 7,
     ]  # fmt: skip
-    for method in dict.fromkeys(line["method"] for line in lines):
+    methods = dict.fromkeys(line["method"] for line in lines)
+    for method in sorted(methods, key=["upcycle", "shrink"].count):
         own = [line for line in lines if line["method"] == method]
         wide = [line for line in own if "free" in line]
         policies = next((line["policies"] for line in own if "policies" in line), [])

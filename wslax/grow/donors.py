@@ -134,7 +134,7 @@ def aki(groups: Groups, sizes: Mapping[int, int], *, key: Key, noise: float = 0.
     Returns:
       An `Edit` as from `widen`. Take `policy="reset"`, with its warm-up: `"exact"` moves moments as
       weights, new units' from the next block, but where the function changes so do gradients, and
-      on the nets of the tests what is moved is as far from the new ones as they are large.
+      on the nets of the tests what is moved is off by more than the largest gradient.
 
     Raises:
       WeightSpaceError: where `widen(..., method="fpi")` does, if there are no repeated blocks, or
