@@ -25,7 +25,7 @@ from wslax.io.atomic import replaced
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results.jsonl"
 PAGE = HERE.parent / "docs" / "benchmarks.md"
-NOT_BENCHMARKS = {"__main__", "runner", "papers"}
+NOT_BENCHMARKS = {"__main__", "exactness", "papers", "runner"}
 PACKAGES = ("wslax", "jax", "numpy", "torch", "mergekit", "evosax")
 
 

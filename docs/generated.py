@@ -98,7 +98,61 @@ def measured() -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-PARTS = {"methods.md": (markdown, measured, functions), "tour.md": (settings,)}
+def _spread(lines: list[dict], part: str, whole: str) -> str:
+    """Shares of groups that were taken, by factor."""
+    factors = sorted({line["factor"] for line in lines if line["factor"] > 1})
+    shares = []
+    for factor in factors:
+        here = [line for line in lines if line["factor"] == factor]
+        count = sum(line[whole] for line in here)
+        shares.append(f"{sum(line[part] for line in here) / count:.0%}" if count else "none there")
+    return ", ".join(shares)
+
+
+def _worst(lines: list[dict], what: str) -> str:
+    values = [line[what] for line in lines if what in line]
+    return f"{max(values):.1e}" if values else ""
+
+
+def kept() -> str:
+    """What each method of growth keeps, takes and does with moments, from the last record."""
+    path = DOCS.parent / "benchmarks" / "exactness.jsonl"
+    head, *lines = map(json.loads, path.read_text("utf-8").splitlines())
+    shifted = [line for line in lines if "rescaled" in line]
+    lines = [line for line in lines if "rescaled" not in line]
+    rows = [
+        ("method", "nets", "largest change of an output", "groups taken, by 1.25, 1.5, 2, 3",
+         "groups under norms taken", "moments by `exact`, off the gradient", "Adam goes on by"),
+        ("---",) * 7,
+    ]  # fmt: skip
+    methods = dict.fromkeys(line["method"] for line in lines)
+    for method in sorted(methods, key=["upcycle", "shrink"].count):
+        own = [line for line in lines if line["method"] == method]
+        wide = [line for line in own if "free" in line]
+        policies = next((line["policies"] for line in own if "policies" in line), [])
+        rows.append((
+            f"`{method}`", str(len({line["net"] for line in own if "change" in line})),
+            _worst(own, "change"), _spread(wide, "taken", "free"),
+            _spread(wide, "normed_taken", "normed"), _worst(own, "moments"), ", ".join(policies),
+        ))  # fmt: skip
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    facts = head["machine"]
+    off = [line for line in shifted if line["factor"] % 1]
+    return (
+        f"{table}\n\nUnder norms with an epsilon of 0.1, `lemon` by 1.25 and 1.5 changes outputs "
+        f"by up to {_worst(off, 'kept')} where the model keeps its epsilon, and by up to "
+        f"{_worst(shifted, 'rescaled')} where it takes the one that `grow.check` names.\n\n"
+        f"*{facts['date']}, {facts['device']}, jax {facts['versions']['jax']}, float32, compiled "
+        "without most optimisations. "
+        "`python -m benchmarks.exactness`*"
+    )
+
+
+PARTS = {
+    "growing.md": (kept,),
+    "methods.md": (markdown, measured, functions),
+    "tour.md": (settings,),
+}
 
 
 def page(name: str) -> str:

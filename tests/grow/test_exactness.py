@@ -1,15 +1,20 @@
 """Every method on every net: the function stays, or the group is refused with a reason."""
 
+import functools
+import itertools
+import json
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
 
+from tests.grow import nets
 from tests.symmetry.zoo import ZOO
 from wslax import WeightSpaceError, grow, symmetry
 from wslax.grow import METHODS
-from wslax.symmetry.proof import randomised
 
 
 @pytest.fixture(autouse=True)
@@ -18,58 +23,41 @@ def _models_broadcast_as_they_like():
         yield
 
 
-# What the parameters cannot tell a net stays as it is there: heads in fused kernels.
-NETS = [name for name in ZOO if name not in ("gpt", "grouped_query_fused", "dropout")]
 EXACT = [name for name, method in METHODS.items() if method.exact]
 
 
-def fed(inputs):
-    """Numbers for inputs: normal ones, and tokens or nodes that exist."""
-    keys = jr.split(jr.key(7), len(inputs))
-    return [
-        jr.normal(k, x.shape) if jnp.issubdtype(x.dtype, jnp.floating) else x
-        for k, x in zip(keys, inputs, strict=True)
-    ]
-
-
-def accepted(groups, factor, method):
-    """Sizes of the groups that the method widens, and the sentences about the others."""
-    sizes, sentences = {}, []
-    for group in groups.free:
-        size = int(np.ceil(factor * group.size))
-        try:
-            grow.widen(groups, {group.id: size}, method=method, key=1)
-        except WeightSpaceError as refusal:
-            sentences.append(str(refusal))
-        else:
-            sizes[group.id] = size
-    return sizes, sentences
-
-
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", [name for name in ZOO if name != "dropout"])
 def test_the_function_of_each_net_stays(name):
     """All groups that a method takes at once, by 1.5 (of any size) and 2; one part in 1e5."""
-    apply, params, inputs = ZOO[name]()
-    inputs = fed(inputs)
-    params = jax.tree.map(np.asarray, jax.jit(randomised)(jr.key(3), params))
-    groups = symmetry.infer(apply, params, *inputs)
-    run = jax.jit(apply)
-    before = np.asarray(run(params, *inputs))
+    net, before = nets.net(name)
     grown = 0
     for factor in (1.5, 2):
         for method in EXACT:
-            sizes, sentences = accepted(groups, factor, method)
-            for sentence in sentences:  # the reason, and after it what would work
-                assert ";" in sentence or "because" in sentence
-            if not sizes:
-                continue
             noise = 0.1 if method == "hypercloning" else 0.0
-            edit = grow.widen(groups, sizes, method=method, key=1, noise=noise)
-            after = np.asarray(run(edit.apply(params), *inputs))
-            change = np.abs(after - before).max() / np.abs(before).max()
-            assert change < 1e-5, (method, factor, sizes)
-            grown += 1
+            widen = functools.partial(grow.widen, method=method, key=1, noise=noise)
+            sizes, sentences = nets.accepted(net.groups, factor, widen)
+            for sentence in sentences.values():  # the reason, and after it what would work
+                assert ";" in sentence or "because" in sentence
+            if sizes:
+                assert net.change(widen(net.groups, sizes), before) < 1e-5, (method, factor, sizes)
+                grown += 1
     assert grown >= 4
+
+
+def test_the_record_of_all_factors():
+    """`python -m benchmarks.exactness` measures what would take the suite too long."""
+    path = pathlib.Path(__file__).parents[2] / "benchmarks" / "exactness.jsonl"
+    lines = [*map(json.loads, path.read_text().splitlines())]
+    found = {(line.get("method"), line.get("net"), line.get("factor")): line for line in lines}
+    for method, name, factor in itertools.product(METHODS, ZOO, (1.25, 1.5, 2, 3)):
+        line = found[method, name, factor]
+        assert (line["taken"] > 0) == ("change" in line)
+        assert method not in EXACT or line.get("change", 0) <= 1e-5, line
+    shifted = [line for line in lines if "rescaled" in line]
+    assert len(shifted) == 12
+    for line in shifted:
+        assert line["rescaled"] <= 1e-5
+        assert (line["kept"] > 1e-3) == bool(line["factor"] % 1)
 
 
 def test_norms_of_widths_that_are_no_multiple():
@@ -117,6 +105,25 @@ def test_norms_of_widths_that_are_no_multiple():
             if part < 1:
                 off = np.abs(gained(wide, x, eps) - before).max()
                 assert off > 1e-4
+
+
+def test_a_tiled_class_token_is_as_linear_as_the_patches_beside_it():
+    rng = np.random.default_rng(0)
+    shapes = {"token": (1, 1, 6), "patch": (3, 6), "scale": (6,), "out": (6, 2)}
+    params = {name: rng.normal(size=shape).astype("f4") for name, shape in shapes.items()}
+    x = rng.normal(size=(2, 4, 3)).astype("f4")
+
+    def apply(p, x):
+        h = jnp.concatenate([jnp.tile(p["token"], (len(x), 1, 1)), x @ p["patch"]], 1)
+        centred = h - h.mean(-1, keepdims=True)
+        n = centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+        return n * p["scale"] @ p["out"]
+
+    groups = symmetry.infer(apply, params, x)
+    stream = groups.at("patch", 1)[0].id
+    wide = grow.widen(groups, {stream: 8}, method="lemon", key=0).apply(params)
+    before = apply(params, x)
+    np.testing.assert_allclose(apply(wide, x), before, atol=1e-5 * np.abs(before).max())
 
 
 def test_new_units_of_zero_are_fresh_and_unread():

@@ -1,7 +1,7 @@
 """Small models of every kind that `infer` must understand, as `name -> (apply, params, inputs)`.
 
 Each reads its widths from the parameters, so that it takes those of a wider or narrower model as
-they are; what they cannot tell, how many heads share a fused axis, is a keyword.
+they are; what they cannot tell, the heads in a fused axis and a norm's epsilon, is a keyword.
 """
 
 import flax.linen as nn
@@ -18,7 +18,9 @@ def shapes(**leaves):
 
 
 def linen(module, *inputs, apply=None, **kwargs):
-    variables = module.init({"params": KEY, "dropout": KEY}, *inputs, **kwargs)
+    keys = {"params": KEY, "dropout": KEY}
+    avals = jax.eval_shape(lambda: module.init(keys, *inputs, **kwargs))
+    variables = jax.tree.map(lambda aval: jnp.zeros(aval.shape, aval.dtype), avals)
     apply = apply or (lambda v, *xs: module.apply(v, *xs, **kwargs))
     return apply, variables, inputs
 
@@ -195,6 +197,8 @@ class Heads(nn.Module):
 
 
 class Attention(nn.Module):
+    eps: float = 1e-6
+
     @nn.compact
     def __call__(self, x, y=None):
         heads, width = (read(self, "attention/query", n, a) for n, a in ((4, -2), (2, -1)))
@@ -204,9 +208,9 @@ class Attention(nn.Module):
             if value == width
             else Heads(heads, width, value, name="attention")
         )
-        h = nn.LayerNorm(name="n0")(x)
+        h = nn.LayerNorm(self.eps, name="n0")(x)
         x = x + attend(h, h if y is None else y)
-        h = nn.gelu(dense(self, "up", 20)(nn.LayerNorm(name="n1")(x)))
+        h = nn.gelu(dense(self, "up", 20)(nn.LayerNorm(self.eps, name="n1")(x)))
         return x + nn.Dense(x.shape[-1], name="down")(h)
 
 
@@ -229,19 +233,21 @@ def vit():
 
 
 class EncoderDecoder(nn.Module):
+    eps: float
+
     @nn.compact
     def __call__(self, x, y):
         x = nn.Embed(7, read(self, "source", 12), name="source")(x)
         y = nn.Embed(9, read(self, "target", 16), name="target")(y)
         for i in range(2):
-            x = Attention(name=f"encoder{i}")(x)
+            x = Attention(self.eps, name=f"encoder{i}")(x)
         for i in range(2):
-            y = Attention(name=f"decoder{i}")(y, x)
+            y = Attention(self.eps, name=f"decoder{i}")(y, x)
         return nn.Dense(9, name="out")(y)
 
 
-def encoder_decoder():
-    return linen(EncoderDecoder(), jnp.ones((2, 4), int), jnp.ones((2, 5), int))
+def encoder_decoder(eps=1e-6):
+    return linen(EncoderDecoder(eps), jnp.ones((2, 4), int), jnp.ones((2, 5), int))
 
 
 def attention(q, k, v):
@@ -250,16 +256,16 @@ def attention(q, k, v):
     return jnp.einsum("...hts,...shd->...thd", jax.nn.softmax(jnp.where(mask, scores, -1e9)), v)
 
 
-def layer_norm(x, scale, bias):
+def layer_norm(x, scale, bias, eps=1e-6):
     x = x - x.mean(-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + 1e-6) * scale + bias
+    return x * jax.lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + eps) * scale + bias
 
 
-def rms_norm(x, scale):
-    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + 1e-6) * scale
+def rms_norm(x, scale, eps=1e-6):
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + eps) * scale
 
 
-def gpt(heads=4):
+def gpt(heads=4, eps=1e-6):
     def thirds(z, value):
         """Queries, keys and values of `[..., heads, width]` on one axis, of one width or not."""
         if z.shape[-1] == 3 * value:
@@ -270,10 +276,10 @@ def gpt(heads=4):
     def apply(p, tokens):
         x = p["embed"][tokens] + p["position"][: tokens.shape[1]]
         for block in p["blocks"]:
-            h = layer_norm(x, block["s0"], block["b0"])
+            h = layer_norm(x, block["s0"], block["b0"], eps)
             q, k, v = thirds(h @ block["qkv"] + block["qkv_b"], len(block["o"]))
             x = x + attention(q, k, v).reshape(*h.shape[:2], -1) @ block["o"]
-            h = layer_norm(x, block["s1"], block["b1"])
+            h = layer_norm(x, block["s1"], block["b1"], eps)
             x = x + jax.nn.gelu(h @ block["up"]) @ block["down"]
         return x @ p["embed"].T
 
@@ -300,16 +306,16 @@ def rotate(x):
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1)
 
 
-def llama_block(x, p):
+def llama_block(x, p, eps):
     batch, time, _ = x.shape
-    h = rms_norm(x, p["s0"])
+    h = rms_norm(x, p["s0"], eps)
     q = rotate((h @ p["q"]).reshape(batch, time, -1, 6))
     k = rotate((h @ p["k"]).reshape(batch, time, -1, 6))
     v = (h @ p["v"]).reshape(*k.shape[:3], -1)
     per = q.shape[2] // k.shape[2]
     y = attention(q, jnp.repeat(k, per, 2), jnp.repeat(v, per, 2))
     x = x + y.reshape(batch, time, -1) @ p["o"]
-    h = rms_norm(x, p["s1"])
+    h = rms_norm(x, p["s1"], eps)
     return x + (jax.nn.silu(h @ p["gate"]) * (h @ p["up"])) @ p["down"]
 
 
@@ -326,24 +332,25 @@ LLAMA = dict(
 )
 
 
-def llama():
+def llama(eps=1e-6):
     def apply(p, tokens):
         x = p["embed"][tokens]
         for block in p["blocks"]:
-            x = llama_block(x, block)
-        return rms_norm(x, p["s"]) @ p["embed"].T
+            x = llama_block(x, block, eps)
+        return rms_norm(x, p["s"], eps) @ p["embed"].T
 
     blocks = [shapes(**LLAMA), shapes(**LLAMA)]
     return apply, {**shapes(embed=(11, 12), s=(12,)), "blocks": blocks}, (jnp.ones((2, 5), int),)
 
 
-def scanned():
+def scanned(eps=1e-6):
     """Blocks stacked under scan with remat."""
 
     def apply(p, tokens):
         x = p["embed"][tokens]
-        x, _ = jax.lax.scan(jax.checkpoint(lambda x, b: (llama_block(x, b), None)), x, p["blocks"])
-        return rms_norm(x, p["s"]) @ p["embed"].T
+        block = jax.checkpoint(lambda x, b: (llama_block(x, b, eps), None))
+        x, _ = jax.lax.scan(block, x, p["blocks"])
+        return rms_norm(x, p["s"], eps) @ p["embed"].T
 
     blocks = {name: jnp.zeros((3, *shape)) for name, shape in LLAMA.items()}
     return apply, {**shapes(embed=(11, 12), s=(12,)), "blocks": blocks}, (jnp.ones((2, 5), int),)

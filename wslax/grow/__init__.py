@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from wslax.grow.checking import Checked as Checked
     from wslax.grow.checking import check as check
     from wslax.grow.depth import deepen as deepen
+    from wslax.grow.donors import aki as aki
     from wslax.grow.jobs import Schedule as Schedule
     from wslax.grow.jobs import Stage as Stage
     from wslax.grow.jobs import schedule as schedule
@@ -55,6 +56,7 @@ __getattr__, __all__ = attach(
         "Templates": "wslax.grow.templates",
         "WidthMap": "wslax.grow.method",
         "WidthRows": "wslax.grow.ligo_wide",
+        "aki": "wslax.grow.donors",
         "blocks": "wslax.grow.stacks",
         "check": "wslax.grow.checking",
         "deepen": "wslax.grow.depth",

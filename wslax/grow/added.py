@@ -45,7 +45,7 @@ def _unread_map(group: Group, size: int, key: Key, xp: Any) -> WidthMap:
     return WidthMap(index, fill=Fill(size - group.size, "zero", "zero"))
 
 
-unread = Method("gradmax", _unread_check, _unread_map, "arXiv:2201.05125, section 3")
+unread = Method("gradmax", _unread_check, _unread_map, "arXiv:2201.05125")
 
 
 def _masked_check(group: Group, size: int) -> None:
@@ -61,4 +61,4 @@ def _masked_map(group: Group, size: int, key: Key, xp: Any) -> WidthMap:
     return WidthMap(index, fill=Fill(size - group.size, consumed="fresh"))
 
 
-msg = Method("msg", _masked_check, _masked_map, "arXiv:2305.02869, section 3", exact=False)
+msg = Method("msg", _masked_check, _masked_map, "arXiv:2305.02869", exact=False)

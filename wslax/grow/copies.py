@@ -72,12 +72,10 @@ def _fpi_map(group: Group, size: int, key: Key, xp: Any) -> WidthMap:
 
 
 net2wider = Method(
-    "net2wider", _net2wider_check, _net2wider_map, "arXiv:1511.05641, section 2.2",
+    "net2wider", _net2wider_check, _net2wider_map, "arXiv:1511.05641",
     noise="produced",
 )  # fmt: skip
 hypercloning = Method(
     "hypercloning", _hypercloning_check, _hypercloning_map, "arXiv:2409.12903", noise="consumed"
 )
-fpi = Method(
-    "fpi", _fpi_check, _fpi_map, "arXiv:2110.07143, section 3.2.1", exact=False, noise="produced"
-)
+fpi = Method("fpi", _fpi_check, _fpi_map, "arXiv:2110.07143", exact=False, noise="produced")

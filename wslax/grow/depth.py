@@ -67,9 +67,9 @@ def deepen(
     | `"solar"` | `0 ... L-m-1` and `m ... L-1` with \(n = 2(L - m)\) | changes |
     | `"mean"` | the old ones, with means of neighbours in \(n - L\) gaps, spread evenly | changes |
 
-    Identity blocks are those of LLaMA Pro (arXiv:2401.02415) and LEMON (arXiv:2310.07999, section
-    3.4): a block \(x + f(x)\) whose last projections \(W\), with their biases, are zero is the
-    identity, and trains, since \(f\)'s other weights are not. Stacking is StackBERT and G_stack
+    Identity blocks are those of LLaMA Pro (arXiv:2401.02415) and LEMON (arXiv:2310.07999): a block
+    \(x + f(x)\) whose last projections \(W\), with their biases, are zero is the identity, and
+    trains, since \(f\)'s other weights are not. Stacking is StackBERT and G_stack
     (arXiv:2405.15319), `"solar"` depth up-scaling (arXiv:2312.15166). The mean is the plainest
     block between two neighbours; LESA (arXiv:2502.13794) predicts it by a trained network instead.
 

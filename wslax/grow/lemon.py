@@ -55,4 +55,4 @@ def _width_map(group: Group, size: int, key: Key, xp: Any) -> WidthMap:
     return WidthMap(index, out_scale=split, fill=fill, gain=(copied / size) ** 0.5)
 
 
-lemon = Method("lemon", _check, _width_map, "arXiv:2310.07999, section 4")
+lemon = Method("lemon", _check, _width_map, "arXiv:2310.07999")

@@ -28,7 +28,7 @@ def masked(
 ) -> Params:
     r"""The parameters with what new units put out multiplied by a mask between 0 and 1.
 
-    Masked structural growth (Yao et al., arXiv:2305.02869, section 3): after
+    Masked structural growth (Yao et al., arXiv:2305.02869): after
     `widen(..., method="msg")` the grown model is trained as `apply(masked(params, ...), x)` with
     \(m\) rising from 0, where it computes what the old one did, to 1, where the mask is gone:
     \(w'_j = m\, w_j\) where new units \(j \ge n\) are consumed. Multiplying what reads a unit is

@@ -118,7 +118,7 @@ def gradmax(
 ) -> edit.Edit:
     r"""Give groups more units that learn fastest: zero incoming weights, chosen outgoing ones.
 
-    GradMax (Evci et al., arXiv:2201.05125, section 3): with incoming weights \(u = 0\) the function
+    GradMax (Evci et al., arXiv:2201.05125): with incoming weights \(u = 0\) the function
     stays whatever the outgoing weights \(v\) are, and the gradient of \(u\) is linear in \(v\),
     \(\nabla_u = M^T v\) with \(M = \partial^2 L / \partial v\, \partial u\). Its norm is largest
     for the first left singular vectors of \(M\), one a new unit, here scaled to `scale` times the

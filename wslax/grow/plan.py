@@ -1,6 +1,5 @@
 """Carrying a tree through width maps: weights, moments and zeros by the same gathers."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +9,6 @@ import numpy as np
 from wslax import random, tree
 from wslax.errors import WeightSpaceError
 from wslax.grow.along import multiplied, space
-from wslax.grow.moves import Moves
 from wslax.grow.treatment import Treatment
 from wslax.symmetry import layout
 from wslax.symmetry.find import locate
@@ -199,9 +197,3 @@ def carry(
     """
     powers = (weight, gradient)
     return through(params, plan, lambda leaf, one: changed(leaf, one, plan, powers, old_only))
-
-
-def moves(plan: Plan) -> Moves:
-    """What optimizer states need to know of a plan."""
-    names = frozenset(change.site.name for change in plan.changes)
-    return Moves(names, functools.partial(carry, plan=plan))

@@ -121,7 +121,7 @@ def shrink(
     r"""Keep some units of groups: a small model that starts from the weights of a large one.
 
     - `"uniform"`: every k-th unit where the size divides, else units rounded from an even spacing
-      of the first to the last; weight selection (arXiv:2311.18823, section 3).
+      of the first to the last; weight selection (arXiv:2311.18823).
     - `"first"`: the leading units, as the slices of a supernet.
     - `"ranked"`: the units of the highest scores, in their old order, and of equal ones the first;
       weight subcloning (arXiv:2312.09299), whose scores are the mean \(|{\rm activation}|\) of each

@@ -10,7 +10,8 @@ import numpy as np
 from wslax import edit, random
 from wslax.errors import WeightSpaceError, did_you_mean
 from wslax.grow.method import Method
-from wslax.grow.plan import Change, Plan, carry, moves
+from wslax.grow.moves import Moves
+from wslax.grow.plan import Change, Plan, carry
 from wslax.grow.registry import METHODS
 from wslax.grow.treatment import Treatment, treated
 from wslax.symmetry import layout
@@ -96,9 +97,10 @@ def widen(
       An `Edit`. `apply(tree)` takes parameters (with statistics), a tree that holds copies of them
       (EMA) or one collection of them; `optimizer_state(state, policy="exact")` an Optax state, by
       one of `POLICIES`: `"exact"`, the moments of the wide model's gradients (incoming \(m / c\)
-      and \(v / c^2\) with \(c\) copies, outgoing unchanged), `"trajectory"`, `"zero_pad"` or
-      `"reset"`; `spec` plans on shapes; `groups` are the wide model's. Leaves keep their dtype and
-      weak type; half types are scaled in float32.
+      and \(v / c^2\) with \(c\) copies, outgoing unchanged; near for LEMON under norms, whose own
+      part of the gradient is shared equally where LEMON's shares are not), `"trajectory"`,
+      `"zero_pad"` or `"reset"`; `spec` plans on shapes; `groups` are the wide model's. Leaves keep
+      their dtype and weak type; half types are scaled in float32.
 
     Raises:
       WeightSpaceError: for an unknown method, group or state type, a frozen group, fewer units, or
@@ -151,17 +153,39 @@ def planned(
 
 
 def widened(
-    groups: Groups, sizes: Mapping[int, int], method: Method, key: Key, noise: float
+    groups: Groups,
+    sizes: Mapping[int, int],
+    method: Method,
+    key: Key,
+    noise: float,
+    then: Callable[[Groups], Callable[[Params], Params]] = lambda grown: lambda params: params,
 ) -> edit.Edit:
-    """`widen` by a method that need not be one of `METHODS`."""
+    """`widen` by a method that need not be one of `METHODS`.
+
+    Args:
+      groups: as for `widen`.
+      sizes: as for `widen`.
+      method: any.
+      key: as for `widen`.
+      noise: as for `widen`, and not checked.
+      then: of the wide model's groups, the map that comes after, of weights and moments alike.
+
+    Returns:
+      The edit.
+    """
     plan, grown = planned(groups, sizes, method, key, noise)
+    after = then(grown)
+
+    def move(params: Params, **powers: Any) -> Params:
+        return after(carry(params, plan, **powers))
 
     def apply(params: Params) -> Params:
-        return carry(params, plan, weight=1)
+        return move(params, weight=1)
 
     def optimizer_state(state: Any, policy: str = "exact") -> Any:
         from wslax.grow.optimizer import grow_state
 
-        return grow_state(state, moves(plan), policy)
+        names = frozenset(change.site.name for change in plan.changes)
+        return grow_state(state, Moves(names, move), policy)
 
     return edit.from_map(apply, optimizer_state, grown)

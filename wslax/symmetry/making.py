@@ -18,6 +18,7 @@ _PASS = frozenset(
         "reshape",
         "broadcast_in_dim",
         "squeeze",
+        "tile",
         "stop_gradient",
         "reduce_precision",
         "optimization_barrier",
