@@ -159,7 +159,7 @@ def section(context: Context, outcome: Outcome) -> Section:
         f"Net2WiderNet takes the winner ({facts['winner']}) to {widths} hidden units. Copied units "
         f"would learn the same, so they get a little noise before both nets train on with images "
         f"of all conditions. Another net, with residual blocks, grows while it trains: "
-        f"`grow.schedule` gives its blocks {config.grow.factor:g} times the hidden units after a "
+        f"a schedule gives its blocks {config.grow.factor:g} times the hidden units after a "
         f"third of the steps, and twice as many blocks after two thirds, and Adam goes on.",
         f"Widening changes no logit by more than {text(facts['exact'], 'number', 1)}. After "
         f"{config.grow.steps} steps on the same batches the wider net is "
