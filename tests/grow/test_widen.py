@@ -233,6 +233,18 @@ def test_integers_that_would_be_divided_are_refused():
         grow.widen(groups, {0: 5}, key=0).apply(params)
 
 
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_weights_that_are_not_finite_are_named(xp):
+    params = {"w": xp.ones((2, 3)), "o": xp.asarray([[1.0], [np.nan], [2]]), "far": xp.ones(1)}
+    groups = Groups.from_sites(params, [[("w", 1, "produced"), ("o", 0, "consumed")]])
+    edit = grow.widen(groups, {0: 5}, key=0)
+    with pytest.raises(WeightSpaceError, match="ema/o: group 0: holds numbers that are not finite"):
+        edit.apply({"ema": params})
+    # Leaves that stay as they are may hold anything, and under jit nobody can look.
+    assert np.isnan(edit.apply({**params, "o": xp.ones((3, 1)), "far": params["o"][1]})["far"])
+    assert np.isnan(jax.jit(edit.apply)(params)["o"]).any()
+
+
 def test_independent_maps_along_a_stream_would_break_it():
     """The control: what one map a group is for."""
     params, groups = forwards.residual_params(normed=False)

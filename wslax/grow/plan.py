@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -132,6 +133,25 @@ def _filled(leaf: Array, grown: Array, word: str | None, old: Site, step: _Step,
     elif word == "fresh":
         fill = _fresh(leaf, grown, old, step)
     return xp.where(step.over(grown, step.units >= m), fill.astype(leaf.dtype), grown)
+
+
+def check_finite(params: Params, plan: Plan) -> None:
+    """Raise, naming leaf and group, if a weight that changes is not finite; traced ones pass."""
+    owners = {one.site.name: one for one in reversed(plan.changes)}
+    leaves, finite = tree.named_leaves(params), {}
+    for name, original in locate(params, plan.groups).items():
+        leaf = leaves[name]
+        known = hasattr(leaf, "dtype") and not isinstance(leaf, jax.core.Tracer)
+        if original in owners and known and tree.is_float(leaf):
+            finite[name] = (original, space(leaf).isfinite(leaf).all())
+    for name, (original, whole) in jax.device_get(finite).items():
+        if not whole:
+            one = owners[original]
+            group = next(group for group in one.groups.all if one.site in group.sites)
+            raise WeightSpaceError(
+                f"{name}: group {group.id}: holds numbers that are not finite, which growth would "
+                "copy and spread; mend the model before it grows"
+            )
 
 
 def changed(

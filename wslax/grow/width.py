@@ -11,7 +11,7 @@ from wslax import edit, random
 from wslax.errors import WeightSpaceError, did_you_mean
 from wslax.grow.method import Method
 from wslax.grow.moves import Moves
-from wslax.grow.plan import Change, Plan, carry
+from wslax.grow.plan import Change, Plan, carry, check_finite
 from wslax.grow.registry import METHODS
 from wslax.grow.treatment import Treatment, treated
 from wslax.symmetry import layout
@@ -105,7 +105,7 @@ def widen(
     Raises:
       WeightSpaceError: for an unknown method, group or state type, a frozen group, fewer units, or
         a group whose reductions or leaves copies would not go through; from `apply`, naming the
-        leaf, if the tree is not the groups' model.
+        leaf, if the tree is not the groups' model, or (outside of `jit`) weights are not finite.
 
     Example:
         >>> import jax, wslax as ws
@@ -180,6 +180,7 @@ def widened(
         return after(carry(params, plan, **powers))
 
     def apply(params: Params) -> Params:
+        check_finite(params, plan)
         return move(params, weight=1)
 
     def optimizer_state(state: Any, policy: str = "exact") -> Any:
