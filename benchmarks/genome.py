@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.runner import Row
+from benchmarks.runner import Row, peak
 from wslax import evolve
 
 TITLE = "A generation of GENOME"
@@ -66,17 +66,6 @@ def ours(**options: Any) -> tuple[Callable[[], Any], float]:
         return held["state"]
 
     return generation, max(peak(ask), peak(tell)) / size
-
-
-def peak(compiled: Any) -> int:
-    """Bytes of arguments, temporaries and outputs, aliased ones once."""
-    m = compiled.memory_analysis()
-    return (
-        m.argument_size_in_bytes
-        + m.temp_size_in_bytes
-        + m.output_size_in_bytes
-        - m.alias_size_in_bytes
-    )
 
 
 def theirs() -> Callable[[], Any]:

@@ -16,7 +16,8 @@ import pkgutil
 import platform
 import statistics
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from wslax.errors import WeightSpaceError, did_you_mean
@@ -43,6 +44,27 @@ class Row(NamedTuple):
     value: Sequence[float]
     unit: str
     target: str | None = None
+
+
+def peak(compiled: Any) -> int:
+    """Bytes of a program's arguments, temporaries and outputs, aliased ones once."""
+    m = compiled.memory_analysis()
+    return (
+        m.argument_size_in_bytes
+        + m.temp_size_in_bytes
+        + m.output_size_in_bytes
+        - m.alias_size_in_bytes
+    )
+
+
+def timed(fn: Callable[[], Any], times: int = 1) -> float:
+    """Wall time of a call that returns arrays."""
+    import jax
+
+    start = time.perf_counter()
+    for _ in range(times):
+        jax.block_until_ready(fn())
+    return (time.perf_counter() - start) / times
 
 
 def reached(row: Row) -> bool | None:

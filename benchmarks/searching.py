@@ -1,14 +1,13 @@
 """A thousand candidate merges as one program, and the cost of a gradient of a merge."""
 
 import itertools
-import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 
-from benchmarks.runner import Row
+from benchmarks.runner import Row, timed
 from wslax import merge
 from wslax.merge.coefficients import mixed, of_task_vectors, start_at
 from wslax.population import init
@@ -47,14 +46,6 @@ def experts(sizes: tuple[int, ...]) -> tuple[Any, Any]:
 
     base, near = one(jr.key(0)), init(one, jr.key(1), EXPERTS)
     return jax.tree.map(lambda b, x: b[None] + 0.1 * x, base, near), base
-
-
-def timed(fn: Any, times: int = 1) -> float:
-    """Wall time of a call."""
-    start = time.perf_counter()
-    for _ in range(times):
-        jax.block_until_ready(fn())
-    return (time.perf_counter() - start) / times
 
 
 def searched(repeats: int) -> list[Row]:

@@ -35,6 +35,11 @@ FAMILIES = (
 )  # fmt: skip
 
 
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def _row(function) -> tuple[str, ...]:
     """A function's name, first line, options and first reference, from its own documentation."""
     text = inspect.getdoc(function)
@@ -53,7 +58,7 @@ def _row(function) -> tuple[str, ...]:
 
 def functions() -> str:
     """The merging functions outside the registry, as a table."""
-    rows = [("function", "what it does", "options and defaults", "source"), ("---",) * 4]
+    rows: list[tuple[str, ...]] = []
     for family in FAMILIES:
         module = importlib.import_module(f"wslax.merge.{family}")
         rows += [
@@ -62,7 +67,7 @@ def functions() -> str:
             if inspect.isfunction(inspect.unwrap(value)) and not name.startswith("_")
             if value.__module__ == module.__name__
         ]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return _table(("function", "what it does", "options and defaults", "source"), rows)
 
 
 def _latest(name: str) -> dict:
@@ -81,12 +86,11 @@ def measured() -> str:
         value = found.get(f"{method}: {what}")
         return "" if value is None else form.format(value)
 
-    rows = [
-        ("method", "formula", "entries off by more than 1e-5", "largest difference",
-         "the same in bfloat16", "mergekit's CPU time over wslax's",
-         "bytes a second over a copy's"),
-        ("---",) * 7,
-    ]  # fmt: skip
+    head = (
+        "method", "formula", "entries off by more than 1e-5", "largest difference",
+        "the same in bfloat16", "mergekit's CPU time over wslax's", "bytes a second over a copy's",
+    )  # fmt: skip
+    rows: list[tuple[str, ...]] = []
     for name, method in {**METHODS, **FURTHER}.items():
         off, most = "share of entries off mergekit's", "largest difference from mergekit's"
         rows.append((
@@ -95,7 +99,7 @@ def measured() -> str:
             cell(name, "mergekit's CPU time over wslax's", "{:.3g} x"),
             cell(name, "bytes per second over a copy's", "{:.3g} x"),
         ))  # fmt: skip
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return _table(head, rows)
 
 
 def _spread(lines: list[dict], part: str, whole: str) -> str:
@@ -117,14 +121,14 @@ def _worst(lines: list[dict], what: str) -> str:
 def kept() -> str:
     """What each method of growth keeps, takes and does with moments, from the last record."""
     path = DOCS.parent / "benchmarks" / "exactness.jsonl"
-    head, *lines = map(json.loads, path.read_text("utf-8").splitlines())
+    first, *lines = map(json.loads, path.read_text("utf-8").splitlines())
     shifted = [line for line in lines if "rescaled" in line]
     lines = [line for line in lines if "rescaled" not in line]
-    rows = [
-        ("method", "nets", "largest change of an output", "groups taken, by 1.25, 1.5, 2, 3",
-         "groups under norms taken", "moments by `exact`, off the gradient", "Adam goes on by"),
-        ("---",) * 7,
-    ]  # fmt: skip
+    head = (
+        "method", "nets", "largest change of an output", "groups taken, by 1.25, 1.5, 2, 3",
+        "groups under norms taken", "moments by `exact`, off the gradient", "Adam goes on by",
+    )  # fmt: skip
+    rows: list[tuple[str, ...]] = []
     methods = dict.fromkeys(line["method"] for line in lines)
     for method in sorted(methods, key=["upcycle", "shrink"].count):
         own = [line for line in lines if line["method"] == method]
@@ -135,8 +139,7 @@ def kept() -> str:
             _worst(own, "change"), _spread(wide, "taken", "free"),
             _spread(wide, "normed_taken", "normed"), _worst(own, "moments"), ", ".join(policies),
         ))  # fmt: skip
-    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    facts = head["machine"]
+    table, facts = _table(head, rows), first["machine"]
     off = [line for line in shifted if line["factor"] % 1]
     return (
         f"{table}\n\nUnder norms with an epsilon of 0.1, `lemon` by 1.25 and 1.5 changes outputs "

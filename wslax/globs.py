@@ -16,6 +16,16 @@ def matches(name: str, glob: str) -> bool:
     return fnmatch.fnmatchcase(name.replace(".", "/"), glob.replace(".", "/"))
 
 
+def hashable(where: str | Sequence[str] | None) -> str | tuple[str, ...] | None:
+    """Globs as a static value, for what is compiled once for equal ones.
+
+    Example:
+        >>> hashable(["a/*", "b"])
+        ('a/*', 'b')
+    """
+    return where if where is None or isinstance(where, str) else tuple(where)
+
+
 def pick(names: Sequence[str], where: str | Sequence[str] | None) -> tuple[bool, ...]:
     """Which names a glob or a list of globs picks.
 

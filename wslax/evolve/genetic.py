@@ -11,6 +11,7 @@ from wslax.evolve.generation import Plan, State, counts, crossed, owned, program
 from wslax.evolve.mutation import check_rate
 from wslax.evolve.selection import pairs
 from wslax.evolve.strategy import Strategy, empty, fill, members
+from wslax.globs import hashable
 from wslax.population import size
 from wslax.typing import Array, Key, Params, Population, Scalar, Where
 
@@ -153,5 +154,4 @@ def genome_init(
 def _plan(*args: Any) -> Plan:
     """A plan whose globs are hashable."""
     plan = Plan(*args)
-    where = plan.where
-    return plan._replace(where=where if where is None or isinstance(where, str) else tuple(where))
+    return plan._replace(where=hashable(plan.where))

@@ -18,6 +18,20 @@ def space(*arrays: Any) -> Any:
     return np if host else jnp
 
 
+def by_unit(leaf: Array, site: Site) -> Array:
+    """The elements of a site, `[outer, units, inner, *other axes]`."""
+    apart = space(leaf).moveaxis(leaf, site.axis, 0)
+    _, first, last = layout.bounds(site, len(apart))
+    own = apart.reshape(site.outer, -1, *apart.shape[1:])[:, first:last]
+    return own.reshape(site.outer, site.size, site.inner, *apart.shape[1:])
+
+
+def check_mixable(name: str, leaf: Any) -> None:
+    """Raise unless a leaf holds floats, of which sums make sense."""
+    if not tree.is_float(leaf):
+        raise WeightSpaceError(f"{name}: is {leaf.dtype}, expected floats, which can be mixed")
+
+
 def multiplied(leaf: Array, site: Site, factors: Array) -> Array:
     """A leaf times a number for each unit of a site, half types by way of float32.
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from wslax import tree
-from wslax.errors import WeightSpaceError
+from wslax.grow.along import check_mixable
 from wslax.grow.depth import planned
 from wslax.grow.layers import DepthPlan, carry
 from wslax.grow.learned import Operator, uniform
@@ -36,8 +36,7 @@ def _coefficients(plan: DepthPlan, noise: float, key: Key) -> dict[str, Array]:
 
 def _mixed(coefficients: Array, leaves: Array, axis: int, name: str) -> Array:
     """Blocks along an axis, mixed in float32 where they are of a half type."""
-    if not tree.is_float(leaves):
-        raise WeightSpaceError(f"{name}: is {leaves.dtype}, expected floats, which can be mixed")
+    check_mixable(name, leaves)
     wide = tree.wide(leaves)
     out = jnp.tensordot(coefficients.astype(wide), leaves.astype(wide), (1, axis))
     return jnp.moveaxis(out, 0, axis).astype(leaves.dtype)

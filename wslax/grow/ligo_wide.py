@@ -3,16 +3,15 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from wslax import tree
-from wslax.errors import WeightSpaceError
+from wslax.grow.along import by_unit, check_mixable
 from wslax.grow.learned import Operator, uniform
 from wslax.grow.method import Fill, Method, WidthMap
 from wslax.grow.plan import Change, changed, through
-from wslax.grow.treatment import Treatment
+from wslax.grow.treatment import Treatment, treated
 from wslax.grow.width import named, planned
 from wslax.symmetry import layout
 from wslax.symmetry.types import Group, Groups, Site
@@ -34,19 +33,14 @@ _EXTENSION = Method("ligo", lambda group, size: None, _nothing, "arXiv:2303.0098
 def _plus(grown: Array, leaf: Array, change: Change, rows: Array) -> Array:
     """`rows @ old units`, for each further unit a row of numbers, added to the further units."""
     site, wide = change.site, tree.wide(leaf)
-    if not tree.is_float(leaf):
-        raise WeightSpaceError(f"{site.name}: is {leaf.dtype}, expected floats, which can be mixed")
-    _, first, last = layout.bounds(site, leaf.shape[site.axis])
-
-    def tiles(x: Any) -> Any:
-        apart = jnp.moveaxis(x, site.axis, 0)
-        return apart.reshape(site.outer, -1, x.size // x.shape[site.axis])
-
-    old = tiles(leaf)[:, first:last].reshape(site.outer, site.size, -1).astype(wide)
-    more = len(rows) * site.inner
-    new = jnp.einsum("ij,ojk->oik", rows.astype(wide), old).reshape(site.outer, more, -1)
-    out = tiles(grown).at[:, last : last + more].add(new.astype(grown.dtype))
-    return jnp.moveaxis(out.reshape(jnp.moveaxis(grown, site.axis, 0).shape), 0, site.axis)
+    check_mixable(site.name, leaf)
+    new = jnp.einsum("ij,oj...->oi...", rows.astype(wide), by_unit(leaf, site).astype(wide))
+    apart = jnp.moveaxis(grown, site.axis, 0)
+    tiles = apart.reshape(site.outer, -1, *apart.shape[1:])
+    new = new.reshape(site.outer, -1, *apart.shape[1:]).astype(grown.dtype)
+    last = layout.bounds(site, leaf.shape[site.axis])[2]
+    tiles = tiles.at[:, last : last + new.shape[1]].add(new)
+    return jnp.moveaxis(tiles.reshape(apart.shape), 0, site.axis)
 
 
 class WidthRows(NamedTuple):
@@ -59,6 +53,10 @@ class WidthRows(NamedTuple):
 
     produced: dict[int, Array]
     consumed: dict[int, Array]
+
+
+def _zeros(shapes: Mapping[int, tuple[int, int]]) -> dict[int, Array]:
+    return {id: jnp.zeros(shape) for id, shape in shapes.items()}
 
 
 def ligo_width(
@@ -101,24 +99,20 @@ def ligo_width(
         >>> ligo.materialise(ligo.maps, params)["hidden_0"]["kernel"].shape
         (4, 12)
     """
-    plan, grown = (
-        planned(groups, sizes, _EXTENSION, key, 0.0, _bare)
-        if method is None
-        else planned(groups, sizes, named(method), key, 0.0)
-    )
-    rows: dict[int, Array] = {}
-    for id, size in sizes.items():
-        old = groups.all[id].size
-        drawn = uniform(key, f"{id}", size - old, old)
-        rows[id] = drawn / drawn.sum(1, keepdims=True)
-    none = jax.tree.map(jnp.zeros_like, rows)
-    maps = WidthRows(rows, {}) if method is None else WidthRows(none, dict(none))
+    how, treat = (_EXTENSION, _bare) if method is None else (named(method), treated)
+    plan, grown = planned(groups, sizes, how, key, 0.0, treat)
+    shapes = {id: (size - groups.all[id].size, groups.all[id].size) for id, size in sizes.items()}
+    if method is None:
+        drawn = {id: uniform(key, f"{id}", *shape) for id, shape in shapes.items()}
+        maps = WidthRows({id: x / x.sum(1, keepdims=True) for id, x in drawn.items()}, {})
+    else:
+        maps = WidthRows(_zeros(shapes), _zeros(shapes))
 
     def materialise(maps: WidthRows, params: Params) -> Params:
         def change(leaf: Array, one: Change) -> Array:
-            id = next(group.id for group in one.groups.all if one.site in group.sites)
-            rows = maps.consumed if one.treatment.consumed and maps.consumed else maps.produced
-            return _plus(jnp.asarray(changed(leaf, one, plan)), jnp.asarray(leaf), one, rows[id])
+            of = maps.consumed if one.treatment.consumed and maps.consumed else maps.produced
+            rows = of[one.groups.owner(one.site).id]
+            return _plus(jnp.asarray(changed(leaf, one, plan)), jnp.asarray(leaf), one, rows)
 
         return through(params, plan, change)
 

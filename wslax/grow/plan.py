@@ -9,7 +9,7 @@ import numpy as np
 
 from wslax import random, tree
 from wslax.errors import WeightSpaceError
-from wslax.grow.along import multiplied, space
+from wslax.grow.along import by_unit, multiplied, space
 from wslax.grow.treatment import Treatment
 from wslax.symmetry import layout
 from wslax.symmetry.find import locate
@@ -78,11 +78,8 @@ def _powers(treatment: Treatment, weight: int, gradient: int) -> Array | None:
 
 def _mean(leaf: Array, site: Site, step: _Step) -> Array:
     """The mean over the old units of a site, at each element of the new axis (any, outside)."""
-    first, count = site.start * site.inner, site.size * site.inner
-    apart = space(leaf).moveaxis(leaf, site.axis, 0)
-    tiles = apart.reshape(site.outer, -1, *apart.shape[1:])[:, first : first + count]
-    units = tiles.reshape(site.outer, site.size, site.inner, *apart.shape[1:])
-    means = units.astype(tree.wide(leaf)).mean(1).reshape(-1, *apart.shape[1:])
+    first, means = site.start * site.inner, by_unit(leaf, site).astype(tree.wide(leaf)).mean(1)
+    means = means.reshape(-1, *means.shape[2:])
     length = len(step.units)
     tile = np.arange(length) // (length // site.outer)
     within = (np.arange(length) % (length // site.outer) - first) % site.inner
@@ -147,7 +144,7 @@ def check_finite(params: Params, plan: Plan) -> None:
     for name, (original, whole) in jax.device_get(finite).items():
         if not whole:
             one = owners[original]
-            group = next(group for group in one.groups.all if one.site in group.sites)
+            group = one.groups.owner(one.site)
             raise WeightSpaceError(
                 f"{name}: group {group.id}: holds numbers that are not finite, which growth would "
                 "copy and spread; mend the model before it grows"
@@ -159,11 +156,10 @@ def changed(
 ) -> Array:
     """A leaf after one change; `powers` and `only` are those of `carry`."""
     site, treatment = change.site, change.treatment
-    group = next(group for group in change.groups.all if site in group.sites)
     xp: Any = np if isinstance(change.index, np.ndarray) else jnp
     size = len(change.index) + change.more
     index = xp.concatenate([change.index, np.zeros(change.more, np.int32)])
-    grown = gather(change.groups, group, site, leaf, index)
+    grown = gather(change.groups, change.groups.owner(site), site, leaf, index)
     after = Site(
         site.name, site.axis, site.outer, site.start, size=size, inner=site.inner, role=site.role
     )

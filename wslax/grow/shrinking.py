@@ -63,8 +63,7 @@ class _Step(NamedTuple):
 
 def _taken(leaf: Array, step: _Step, weight: int) -> Array:
     site = step.sites[0]
-    group = next(group for group in step.groups.all if site in group.sites)
-    out = gather(step.groups, group, site, leaf, step.index)
+    out = gather(step.groups, step.groups.owner(site), site, leaf, step.index)
     after = dataclasses.replace(site, size=step.index.shape[-1])
     if weight and step.factor != 1:
         out = multiplied(out, after, np.full(after.size, step.factor**weight))

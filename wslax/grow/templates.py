@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from wslax import random, tree
 from wslax.errors import WeightSpaceError, did_you_mean
+from wslax.grow.along import check_mixable
 from wslax.grow.halves import SUM, Blocks, join, plan
 from wslax.population.members import as_key, row_spec
 from wslax.symmetry import layout
@@ -82,8 +83,7 @@ def _by_leaf(spec: Params, groups: Groups, found: dict[str, Blocks]) -> dict[str
     """The blocks of every leaf of a tree, which may be one collection of the groups' model."""
     names, blocks = locate(spec, groups), {}
     for name, leaf in tree.named_leaves(spec).items():
-        if not tree.is_float(leaf):
-            raise WeightSpaceError(f"{name}: is {leaf.dtype}, expected floats, which can be mixed")
+        check_mixable(name, leaf)
         if name not in names and leaf.shape:
             blocks[name] = SUM
         elif names.get(name) in found:

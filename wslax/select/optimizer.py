@@ -10,6 +10,7 @@ import optax
 
 from wslax import tree
 from wslax.errors import WeightSpaceError
+from wslax.globs import hashable
 from wslax.select.principal import Chosen, chosen, leaf_masks, static_number
 from wslax.select.state import LiftState, Selection, gathered, spread, total
 from wslax.typing import Params, Where
@@ -177,8 +178,7 @@ def lift(
         _check_inner(state, compact)
         rows = zip(found, jax.tree.leaves(params), strict=True)
         shapes = tuple(() if what is None else leaf.shape for what, leaf in rows)
-        globs = where if where is None or isinstance(where, str) else tuple(where)
-        by = Selection(rank, density, globs, shapes)
+        by = Selection(rank, density, hashable(where), shapes)
         return LiftState(jnp.zeros((), jnp.int32), indices, state, by)
 
     def refreshed(found: Any, params: Params, due: Any, indices: Any, state: Any) -> Any:

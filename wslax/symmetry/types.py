@@ -183,6 +183,17 @@ class Groups:
         ]
         return tuple(self.all[i] for i in dict.fromkeys(id for *_, id in sorted(found)))
 
+    def owner(self, site: Site) -> Group:
+        """The group that has a site.
+
+        Example:
+            >>> import numpy as np
+            >>> groups = Groups.from_sites({"w": np.zeros((2, 3))}, [[("w", 1, "produced")]])
+            >>> groups.owner(groups.all[0].sites[0]).id
+            0
+        """
+        return next(group for group in self.all if site in group.sites)
+
     def table(self) -> str:
         """A table for people: id, size, whether free, and one line a site.
 

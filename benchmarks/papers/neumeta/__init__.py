@@ -1,6 +1,7 @@
 """Neural Metamorphosis: one function of coordinates for nets of all widths."""
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -127,16 +128,16 @@ def learned(targets: Any, keys: Any, data: Any) -> Any:
 def strongest(params: Any, width: int, groups: ws.symmetry.Groups = GROUPS) -> Any:
     """The units of the largest L2 norm of all their weights, layer by layer."""
     kernels = [params[name]["kernel"] for name in NAMES]
-    kept = {}
-    for k in range(2):
-        into, out = kernels[k], kernels[k + 1]
-        strength = jnp.square(into).sum(0) + jnp.square(out).sum(1)
-        kept[k] = jnp.sort(jnp.argsort(-strength)[:width])
-    return ws.symmetry.take(params, groups, kept)
+    scores = {
+        k: jnp.square(into).sum(0) + jnp.square(out).sum(1)
+        for k, (into, out) in enumerate(itertools.pairwise(kernels))
+    }
+    small = ws.grow.shrink(groups, sizes(width), scores=scores, method="ranked")
+    return small.apply(params)
 
 
 def first(params: Any, width: int) -> Any:
-    return ws.symmetry.take(params, GROUPS, {k: np.arange(width) for k in range(2)})
+    return ws.grow.shrink(GROUPS, sizes(width), method="first").apply(params)
 
 
 def smoothed(params: Any) -> Any:
