@@ -111,9 +111,9 @@ def by_unit(groups: Groups) -> Crossover:
     """A crossover by hidden unit: a unit's incoming weights, bias and statistics stay together.
 
     For each unit of each free group a parent is drawn, and with it all that the unit produces,
-    along a residual stream in every leaf that writes to it. Weights that no free group produces (a head)
-    come with the units that they read; leaves without units come whole from one parent. Units of
-    two nets correspond only after alignment: `align.match_many` the population first.
+    along a residual stream in every leaf that writes to it. Weights that no free group produces (a
+    head) come with the units that they read; leaves without units come whole from one parent. Units
+    of two nets correspond only after alignment: `align.match_many` the population first.
 
     Args:
       groups: of one member, from `symmetry.infer`.

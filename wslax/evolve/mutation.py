@@ -28,7 +28,8 @@ def gaussian(
 ) -> Params:
     r"""Gaussian mutation of one member: \(y = x + m\,s\,\sigma\,\epsilon\).
 
-    \(\epsilon \sim N(0, 1)\). Every weight is hit with probability exactly `rate`, as in GENOME, where \(m\) is Bernoulli.
+    \(\epsilon \sim N(0, 1)\). Every weight is hit with probability exactly `rate`, as in GENOME,
+    where \(m\) is Bernoulli.
     Up to a rate of 1/8 the leaf is cut into blocks of \(L = \lfloor 1/r \rfloor\) weights and each
     block has one hit at a uniform place, kept with probability \(rL\): the same mean, no repeats,
     a count that varies less than Bernoulli's, and random words for the hits only. Above, each
