@@ -29,9 +29,13 @@ if TYPE_CHECKING:
     from wslax.evolve.selection import roulette as roulette
     from wslax.evolve.selection import shares as shares
     from wslax.evolve.selection import tournament as tournament
+    from wslax.evolve.spanning import Span as Span
+    from wslax.evolve.spanning import span as span
     from wslax.evolve.strategy import Info as Info
     from wslax.evolve.strategy import Members as Members
     from wslax.evolve.strategy import Strategy as Strategy
+    from wslax.evolve.swarm import Swarm as Swarm
+    from wslax.evolve.swarm import model_swarm as model_swarm
     from wslax.evolve.variation import low_rank as low_rank
     from wslax.evolve.variation import reset as reset
     from wslax.evolve.variation import spectral as spectral
@@ -46,7 +50,9 @@ _NAMES = {
     "scales": ["rms", "safe_scale"],
     "scored": ["attraction", "lexicase", "niche_fitness", "novelty"],
     "selection": ["elite", "pairs", "rank_shares", "ranked", "roulette", "shares", "tournament"],
+    "spanning": ["Span", "span"],
     "strategy": ["Info", "Members", "Strategy"],
+    "swarm": ["Swarm", "model_swarm"],
     "variation": ["low_rank", "reset", "spectral"],
 }
 
