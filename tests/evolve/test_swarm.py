@@ -22,7 +22,7 @@ def published(key, x, steps):
     f = score(x)
     best, record, waited = x.copy(), f.copy(), np.zeros(n, int)
     top, bottom, step = (x[f.argmax()], f.max()), (x[f.argmin()], f.min()), 1.0
-    ids = np.arange(n)
+    ids, own = np.arange(n), np.arange(n)
     for g in range(steps):
         at = jax.random.fold_in(key, g)
         draw = lambda i, at=at: np.asarray(
@@ -34,8 +34,10 @@ def published(key, x, steps):
             v[i] = sum(s * w * p for s, w, p in zip((1, 1, 1, -1), r, pulls, strict=True)) / r.sum()
         x = x + step * v
         f = score(x)
+        ids = n * (g + 1) + ids.argsort().argsort()
         better = f > record
         best, record = np.where(better[:, None], x, best), np.where(better, f, record)
+        own = np.where(better, ids, own)
         waited = np.where(better, 0, waited + 1)
         if f.max() > top[1]:
             top = (x[f.argmax()], f.max())
@@ -44,7 +46,7 @@ def published(key, x, steps):
         home = waited >= 5
         x, v = np.where(home[:, None], best, x), np.where(home[:, None], 0, v)
         waited[home] = 0
-        step, ids = max(0.95 * step, 0.1), ids + n
+        step, ids = max(0.95 * step, 0.1), np.where(home, own, ids)
         yield x.copy(), top
 
 

@@ -29,26 +29,40 @@ class Pull(NamedTuple):
     where: Where
 
 
+class Particles(NamedTuple):
+    """Members that move; every leaf has the leading member axis.
+
+    Attributes:
+      params: where they are.
+      fitness: as in `Members`.
+      ids: as in `Members`.
+      velocity: float32 for half types; zeros where a leaf does not move.
+      own: where each was best, with its fitness and id then.
+      waited: int32, generations since.
+    """
+
+    params: Population
+    fitness: Array
+    ids: Array
+    velocity: Population
+    own: Members
+    waited: Array
+
+
 class Swarm(NamedTuple):
     """The state of a swarm.
 
     Attributes:
-      members: where everyone is.
-      velocity: leaves `[N, ...]`, float32 for half types; zeros where a leaf does not move.
-      best: where each member was best, and its fitness then.
+      members: a `Particles`.
       top: the best that was ever seen, of one member, and its fitness.
       bottom: the worst.
-      waited: int32 `[N]`, generations since a member was last better than before.
       step: length of a move.
       next_id: the id of the next child.
     """
 
-    members: Members
-    velocity: Params
-    best: tuple[Population, Array]
+    members: Particles
     top: tuple[Params, Array]
     bottom: tuple[Params, Array]
-    waited: Array
     step: Array
     next_id: Array
 
@@ -67,7 +81,7 @@ def _where(rows: Array, new: Population, old: Population) -> Population:
     return jax.tree.map(choose, new, old)
 
 
-def _extreme(seen: tuple[Params, Array], now: Members, sign: int) -> tuple[Params, Array]:
+def _extreme(seen: tuple[Params, Array], now: Any, sign: int) -> tuple[Params, Array]:
     """What was seen, or the best (worst, for -1) of the members where it goes further."""
     value = jnp.where(jnp.isnan(now.fitness), -jnp.inf, sign * now.fitness)
     i = jnp.argmax(value)
@@ -89,18 +103,19 @@ def _ask(pull: Pull, key: Key, state: Swarm) -> tuple[Population, Swarm]:
     def moved(x: Array, v: Array, p: Array, g: Array, w: Array, mine: bool) -> tuple[Array, Array]:
         if not mine:
             return x, v
-        at = x.astype(v.dtype)
+        at, p, g, w = (y.astype(v.dtype) for y in (x, p, g, w))
         inert, own, up, away = (
             weight[:, k].astype(v.dtype).reshape(-1, *(1,) * (x.ndim - 1)) for k in range(4)
         )
         v = inert * v + own * (p - at) + up * (g[None] - at) - away * (w[None] - at)
         return tree.cast_like(at + state.step.astype(v.dtype) * v, x), v
 
-    trees = (state.velocity, state.best[0], state.top[0], state.bottom[0], mine)
+    trees = (now.velocity, now.own.params, state.top[0], state.bottom[0], mine)
     structure = jax.tree.structure(now.params)
     rows = zip(jax.tree.leaves(now.params), *map(structure.flatten_up_to, trees), strict=True)
     children, velocity = zip(*(moved(*row) for row in rows), strict=True)
-    return structure.unflatten(children), state._replace(velocity=structure.unflatten(velocity))
+    now = now._replace(velocity=structure.unflatten(velocity))
+    return structure.unflatten(children), state._replace(members=now)
 
 
 def _tell(
@@ -113,25 +128,28 @@ def _tell(
         raise WeightSpaceError(
             f"fitness: expected one number a child, [{n}], got {tree.aval(fitness)}"
         )
-    ids = state.next_id + jnp.arange(n, dtype=jnp.uint32)
-    told = Members(children, jnp.asarray(fitness, old.fitness.dtype), ids)
-    best, record = state.best
-    better = (told.fitness > record) | (jnp.isnan(record) & ~jnp.isnan(told.fitness))
-    best, record = _where(better, children, best), jnp.where(better, told.fitness, record)
-    waited = jnp.where(better, 0, state.waited + 1)
-    home = waited >= pull.restart
-    now = Members(_where(home, best, children), jnp.where(home, record, told.fitness), ids)
-    velocity = _where(~home, state.velocity, jax.tree.map(jnp.zeros_like, state.velocity))
+    # Ids follow those of the parents, whatever the order of slots.
+    rank = jnp.argsort(jnp.argsort(old.ids)).astype(jnp.uint32)
+    told = Members(children, jnp.asarray(fitness, old.fitness.dtype), state.next_id + rank)
+    lost, never = jnp.isnan(told.fitness), jnp.isnan(old.own.fitness)
+    better = (told.fitness > old.own.fitness) | (never & ~lost)
+    own = _where(better, told, old.own)
+    waited = jnp.where(better, 0, old.waited + 1)
+    home = lost | (waited >= pull.restart)
+    still = jax.tree.map(jnp.zeros_like, old.velocity)
+    now = Particles(
+        *_where(home, own, told),
+        velocity=_where(home, still, old.velocity),
+        own=own,
+        waited=jnp.where(home, 0, waited),
+    )
     parents = jnp.stack([old.ids, old.ids], 1)
     slots = jnp.where(home, -1, jnp.arange(n, dtype=jnp.int32))
-    info = report(now, ids, parents, told.fitness, slots)
+    info = report(Members(*now[:3]), told.ids, parents, told.fitness, slots)
     return Swarm(
         now,
-        velocity,
-        (best, record),
         _extreme(state.top, told, 1),
         _extreme(state.bottom, told, -1),
-        jnp.where(home, 0, waited),
         jnp.maximum(state.step * np.float32(pull.decay), np.float32(pull.least)),
         state.next_id + np.uint32(n),
     ), info
@@ -146,7 +164,9 @@ def _toward(key: Key, population: Population, mine: Params) -> Population:
     """From each member to another one drawn at random."""
     n = size(population)
     words = random.bits(key, "evolve/swarm/start", n, xp=jnp)
-    others = (jnp.arange(n) + 1 + (words % np.uint32(max(n - 1, 1))).astype(jnp.int32)) % n
+    others = (
+        jnp.arange(n, dtype=jnp.int32) + 1 + (words % np.uint32(max(n - 1, 1))).astype(jnp.int32)
+    ) % n
 
     def start(x: Array, mine: bool) -> Array:
         if not mine:
@@ -187,8 +207,8 @@ def model_swarm(
       step: \(\lambda\) of the first generation.
       decay: of \(\lambda\) from one generation to the next, once for all members.
       least: lowest \(\lambda\).
-      restart: a member that was not better than ever for so many generations returns to its own
-        best, with no velocity (half of the authors' patience of 10).
+      restart: a member that was not better than ever for so many generations, or that failed,
+        returns to its own best, with no velocity (half of the authors' patience of 10).
       where: globs of the leaves that move; others, and integer, bool and key leaves, stay the
         member's own.
 
@@ -229,12 +249,12 @@ def model_swarm(
         if n < 2:
             raise WeightSpaceError(f"model_swarm: expected at least 2 members, got {n}")
         velocity = _toward(key, first.params, owned(first.params, pull.where))
-        none = (_row(first.params, jnp.array(0)), jnp.full((), jnp.nan, first.fitness.dtype))
         # Copies, so that a donated state holds no buffer twice.
-        best = jax.tree.map(lambda x: x.copy(), (first.params, first.fitness))
+        own = jax.tree.map(lambda x: x.copy(), first)
+        now = Particles(*first, velocity=velocity, own=own, waited=jnp.zeros(n, jnp.int32))
+        none = (_row(first.params, jnp.array(0)), jnp.full((), jnp.nan, first.fitness.dtype))
         top, bottom = (_extreme(none, first, sign) for sign in (1, -1))
-        waited = jnp.zeros(n, jnp.int32)
         scale = jnp.asarray(step, jnp.float32)
-        return Swarm(first, velocity, best, top, bottom, waited, scale, jnp.asarray(n, jnp.uint32))
+        return Swarm(now, top, bottom, scale, jnp.asarray(n, jnp.uint32))
 
     return Strategy(init, *_program(pull))
