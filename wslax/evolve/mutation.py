@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +23,13 @@ def gaussian(
     sigma: Scalar,
     rate: float,
     member: Scalar = 0,
+    scale: Params | None = None,
     owned: Params | None = None,
 ) -> Params:
-    r"""Gaussian mutation of one member: \(y = x + m\,\sigma\,\epsilon\), \(\epsilon \sim N(0, 1)\).
+    r"""Gaussian mutation of one member: \(y = x + m\,s\,\sigma\,\epsilon\).
 
-    Every weight is hit with probability exactly `rate`, as in GENOME, where \(m\) is Bernoulli.
+    \(\epsilon \sim N(0, 1)\). Every weight is hit with probability exactly `rate`, as in GENOME,
+    where \(m\) is Bernoulli.
     Up to a rate of 1/8 the leaf is cut into blocks of \(L = \lfloor 1/r \rfloor\) weights and each
     block has one hit at a uniform place, kept with probability \(rL\): the same mean, no repeats,
     a count that varies less than Bernoulli's, and random words for the hits only. Above, each
@@ -41,6 +44,9 @@ def gaussian(
       sigma: standard deviation, the same for all leaves; may be traced.
       rate: share of weights hit, 0 to 1; static.
       member: the member's id; may be traced.
+      scale: \(s\), a tree like `params` of scalars or arrays of the leaves' shapes, by which each
+        deviation is multiplied: `rms(params)` makes sigma relative, 0 and 1 are a mask,
+        `safe_scale` spares the weights that outputs depend on. Default 1.
       owned: a tree of Python bools: which leaves may change (default: the floating ones).
 
     Returns:
@@ -58,18 +64,26 @@ def gaussian(
     check_rate("rate", rate)
     if owned is None:
         owned = jax.tree.map(tree.is_float, params)
+    if scale is None:
+        scale = jax.tree.map(lambda _: 1.0, params)
     form = _scattered if rate <= SPARSE else _dense
 
-    def mutate(name: str, leaf: jax.Array, mine: bool) -> jax.Array:
+    def mutate(name: str, leaf: jax.Array, mine: bool, by: Any) -> jax.Array:
         if not mine or rate == 0 or leaf.size == 0:
             return leaf
 
         def words(what: str, size: int) -> Array:
             return random.bits(key, f"evolve/{what}/{name}", size, member=member, xp=jnp)
 
-        return form(words, leaf.reshape(-1), sigma, rate).reshape(leaf.shape)
+        deviation = jnp.asarray(sigma * by)
+        if deviation.shape not in ((), leaf.shape):
+            raise WeightSpaceError(
+                f"{name}: scale: expected a number or the shape {list(leaf.shape)}, got "
+                f"{list(deviation.shape)}"
+            )
+        return form(words, leaf.reshape(-1), deviation.reshape(-1), rate).reshape(leaf.shape)
 
-    return tree.map_named(mutate, params, owned)
+    return tree.map_named(mutate, params, owned, scale)
 
 
 def check_rate(what: str, rate: float) -> None:
@@ -88,8 +102,8 @@ def check_rate(what: str, rate: float) -> None:
 Words = Callable[[str, int], Array]
 
 
-def _moved(words: Words, x: Array, sigma: Scalar) -> Array:
-    """`x` plus noise, one word each."""
+def _moved(words: Words, x: Array, sigma: Array) -> Array:
+    """`x` plus noise, one word each; `sigma` has one number, or one an element."""
     kind = tree.wide(x)
     noise = random.normal(words("noise", x.size)).astype(kind)
     return (x.astype(kind) + jnp.asarray(sigma, kind) * noise).astype(x.dtype)
@@ -99,16 +113,18 @@ def _kept(words: Words, size: int, chance: float) -> Array | bool:
     return random.uniform(words("hit", size)) < np.float32(chance) if chance < 1 else True
 
 
-def _dense(words: Words, x: jax.Array, sigma: Scalar, rate: float) -> jax.Array:
+def _dense(words: Words, x: jax.Array, sigma: Array, rate: float) -> jax.Array:
     return jnp.where(_kept(words, x.size, rate), _moved(words, x, sigma), x)
 
 
-def _scattered(words: Words, x: jax.Array, sigma: Scalar, rate: float) -> jax.Array:
+def _scattered(words: Words, x: jax.Array, sigma: Array, rate: float) -> jax.Array:
     length = math.floor(1 / rate + 1e-9)
     blocks = -(-x.size // length)
     inside = (words("place", blocks) % np.uint32(length)).astype(jnp.int32)
     # The last block may point past the end: those hits are dropped.
     place = jnp.arange(blocks, dtype=jnp.int32) * length + inside
     old = x.at[place].get(mode="fill", fill_value=0)
+    if sigma.size > 1:
+        sigma = sigma.at[place].get(mode="fill", fill_value=0)
     new = jnp.where(_kept(words, blocks, rate * length), _moved(words, old, sigma), old)
     return x.at[place].set(new, mode="drop", unique_indices=True, indices_are_sorted=True)

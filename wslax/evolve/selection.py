@@ -81,6 +81,42 @@ def shares(fitness: PerMember) -> Array:
     return jnp.where(valid | ~valid.any(), share, jnp.zeros_like(share)).astype(fitness.dtype)
 
 
+def rank_shares(
+    fitness: PerMember, *, pressure: float = 2.0, ids: PerMember | None = None
+) -> Array:
+    r"""Shares by rank, for `roulette` whatever the scale of fitness: linear ranking.
+
+    \[s_r = 2 - p + 2 (p - 1) \frac{N - 1 - r}{N - 1}\]
+
+    for rank r = 0 (the best) to N - 1: the best is drawn p times as often as the average.
+
+    Args:
+      fitness: `[N]`, higher is better; NaN comes last.
+      pressure: p, from 1 (all alike) to 2 (default; the worst is never drawn).
+      ids: `[N]`; equal fitness goes to the lower id.
+
+    Returns:
+      float32 `[N]` of mean 1, to be given to `roulette` as fitness.
+
+    References:
+      Baker 1985, Adaptive selection methods for genetic algorithms, ICGA 1.
+
+    Raises:
+      WeightSpaceError: if the pressure is out of range.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> rank_shares(jnp.array([7.0, 900.0, 8.0])).tolist()
+        [0.0, 2.0, 1.0]
+    """
+    if not 1 <= pressure <= 2:
+        raise WeightSpaceError(f"pressure: expected a number from 1 to 2, got {pressure}")
+    order = ranked(fitness, ids)
+    last = max(order.shape[0] - 1, 1)
+    rank = jnp.zeros(order.shape, jnp.float32).at[order].set(jnp.arange(len(order), dtype="f4"))
+    return 2 - pressure + 2 * (pressure - 1) * (last - rank) / last
+
+
 # Far below any log-share plus Gumbel noise, with room between the two in float32.
 _NO_SHARE, _INVALID = np.float32(-200), np.float32(-400)
 
