@@ -12,6 +12,7 @@ from wslax.errors import WeightSpaceError as WeightSpaceError
 if TYPE_CHECKING:
     from wslax import adapt as adapt
     from wslax import align as align
+    from wslax import contrib as contrib
     from wslax import data as data
     from wslax import edit as edit
     from wslax import evolve as evolve
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = [
-    "adapt", "align", "data", "edit", "evolve", "generate", "grow", "io", "merge", "nets",
-    "numerics", "population", "random", "select", "symmetry", "trace", "tree",
+    "adapt", "align", "contrib", "data", "edit", "evolve", "generate", "grow", "io", "merge",
+    "nets", "numerics", "population", "random", "select", "symmetry", "trace", "tree",
 ]  # fmt: skip
 _NAMES = {module: f"wslax.{module}" for module in _MODULES}
 _NAMES |= {"Edit": "wslax.edit", "chain": "wslax.edit", "by_leaf": "wslax.tree"}

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from wslax.evolve.selection import tournament as tournament
     from wslax.evolve.spanning import Span as Span
     from wslax.evolve.spanning import span as span
+    from wslax.evolve.strategy import Evaluation as Evaluation
     from wslax.evolve.strategy import Info as Info
     from wslax.evolve.strategy import Members as Members
     from wslax.evolve.strategy import Strategy as Strategy
@@ -51,7 +52,7 @@ _NAMES = {
     "scored": ["attraction", "lexicase", "niche_fitness", "novelty"],
     "selection": ["elite", "pairs", "rank_shares", "ranked", "roulette", "shares", "tournament"],
     "spanning": ["Span", "span"],
-    "strategy": ["Info", "Members", "Strategy"],
+    "strategy": ["Evaluation", "Info", "Members", "Strategy"],
     "swarm": ["Swarm", "model_swarm"],
     "variation": ["low_rank", "reset", "spectral"],
 }

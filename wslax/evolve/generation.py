@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from wslax import random, tree
-from wslax.errors import WeightSpaceError
 from wslax.evolve.crossover import Crossover, cross
 from wslax.evolve.mutation import gaussian
 from wslax.evolve.selection import ranked, roulette, shares, tournament
-from wslax.evolve.strategy import Info, Members, empty, fill, place, report
+from wslax.evolve.strategy import Evaluation, Info, Members, empty, fill, place, report, told
 from wslax.population.members import as_key
 from wslax.typing import Array, Key, Params, Population, Where
 
@@ -130,17 +129,13 @@ def ask(plan: Plan, key: Key, state: State) -> tuple[Params, State]:
 
 
 def tell(
-    plan: Plan, key: Key, state: State, children: Params, fitness: Array
+    plan: Plan, key: Key, state: State, children: Params, evaluation: Array | Evaluation
 ) -> tuple[State, Info]:
     """Elites of parents and children together, then tournaments without replacement."""
     old = state.members
     n, total = old.ids.shape[0], state.parents.shape[0]
     tree.check_structure(children, old.params, "children", "the population")
-    if fitness.shape != (total,):
-        raise WeightSpaceError(
-            f"fitness: expected one number a child, [{total}], got {tree.aval(fitness)}"
-        )
-    fitness = jnp.asarray(fitness, old.fitness.dtype)
+    fitness = jnp.asarray(told(evaluation, total).fitness, old.fitness.dtype)
     ids = state.next_id + jnp.arange(total, dtype=jnp.uint32)
     every = jnp.concatenate([old.fitness, fitness])
     every_id = jnp.concatenate([old.ids, ids])

@@ -62,7 +62,7 @@ def safe_scale(
 
     Example:
         >>> import jax.numpy as jnp, wslax as ws
-        >>> apply = lambda params, x: x * params["w"]
+        >>> apply = lambda params, x: x * params["w"][None]
         >>> scale = ws.evolve.safe_scale(apply, {"w": jnp.ones(2)}, jnp.array([[4.0, 0.0]]))
         >>> [round(x, 6) for x in scale["w"].tolist()]
         [0.25, 100.0]

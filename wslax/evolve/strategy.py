@@ -27,9 +27,9 @@ class Strategy(NamedTuple):
       init: `(key, population, fitness) -> state`; `state.members` is a `Members`.
       ask: `(key, state) -> (children, state)`: a population to evaluate, of a static size. Moved
         members and new ones alike are children. Nothing that `ask` returns has a fitness.
-      tell: `(key, state, children, fitness) -> (state, info)`: `fitness` has one number a child
-        (a strategy that needs more, as scores by item or descriptors, says so and takes a pytree
-        with that leading axis). Survivors stay in their slots; children take the losers'.
+      tell: `(key, state, children, evaluation) -> (state, info)`: one number a child, or an
+        `Evaluation` for a strategy that needs more. Survivors stay in their slots; children take
+        the losers'.
 
     Example:
         >>> import jax, jax.numpy as jnp, wslax as ws
@@ -46,6 +46,25 @@ class Strategy(NamedTuple):
     init: Callable[..., Any]
     ask: Callable[..., tuple[Params, Any]]
     tell: Callable[..., tuple[Any, Any]]
+
+
+class Evaluation(NamedTuple):
+    """What is known of C members, for strategies that want more than a fitness.
+
+    Attributes:
+      fitness: `[C]`, NaN where a member failed.
+      scores: `[C, items]`, as for `lexicase` and `niche_fitness`.
+      descriptors: `[C, features]` of behaviour, as for `novelty` and `map_elites`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> Evaluation(jnp.zeros(2), descriptors=jnp.zeros((2, 3))).scores is None
+        True
+    """
+
+    fitness: Array
+    scores: Array | None = None
+    descriptors: Array | None = None
 
 
 class Members(NamedTuple):
@@ -109,6 +128,28 @@ def members(population: Params, fitness: Array) -> Members:
         )
     fitness = fitness.astype(tree.wide(fitness))
     return Members(jax.tree.map(jnp.asarray, population), fitness, jnp.arange(n, dtype=jnp.uint32))
+
+
+def told(evaluation: Array | Evaluation, n: int) -> Evaluation:
+    """What `tell` was told of `n` children, checked: a fitness alone, or an `Evaluation`.
+
+    Raises:
+      WeightSpaceError: if a part has another leading size than the children.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> told(jnp.zeros(3), 3).fitness.shape
+        (3,)
+    """
+    given = evaluation if isinstance(evaluation, Evaluation) else Evaluation(evaluation)
+    for what, value in given._asdict().items():
+        if value is None:
+            continue
+        rank = 1 if what == "fitness" else 2
+        if jnp.ndim(value) != rank or jnp.shape(value)[0] != n:
+            wanted = "one number a child" if rank == 1 else "one row a child"
+            raise WeightSpaceError(f"{what}: expected {wanted}, [{n}], got {tree.aval(value)}")
+    return given
 
 
 def empty(population: Population, n: int) -> Params:

@@ -11,7 +11,8 @@ import numpy as np
 from wslax import random, tree
 from wslax.errors import WeightSpaceError
 from wslax.evolve.generation import owned
-from wslax.evolve.strategy import Info, Members, Strategy, members, report
+from wslax.evolve.strategy import Evaluation, Info, Members, Strategy, members, report, told
+from wslax.globs import hashable
 from wslax.population import size
 from wslax.typing import Array, Key, Params, Population, Where
 
@@ -119,37 +120,34 @@ def _ask(pull: Pull, key: Key, state: Swarm) -> tuple[Population, Swarm]:
 
 
 def _tell(
-    pull: Pull, key: Key, state: Swarm, children: Population, fitness: Array
+    pull: Pull, key: Key, state: Swarm, children: Population, evaluation: Array | Evaluation
 ) -> tuple[Swarm, Info]:
     old = state.members
     n = old.ids.shape[0]
     tree.check_structure(children, old.params, "children", "the population")
-    if fitness.shape != (n,):
-        raise WeightSpaceError(
-            f"fitness: expected one number a child, [{n}], got {tree.aval(fitness)}"
-        )
+    fitness = jnp.asarray(told(evaluation, n).fitness, old.fitness.dtype)
     # Ids follow those of the parents, whatever the order of slots.
     rank = jnp.argsort(jnp.argsort(old.ids)).astype(jnp.uint32)
-    told = Members(children, jnp.asarray(fitness, old.fitness.dtype), state.next_id + rank)
-    lost, never = jnp.isnan(told.fitness), jnp.isnan(old.own.fitness)
-    better = (told.fitness > old.own.fitness) | (never & ~lost)
-    own = _where(better, told, old.own)
+    moved = Members(children, fitness, state.next_id + rank)
+    lost, never = jnp.isnan(moved.fitness), jnp.isnan(old.own.fitness)
+    better = (moved.fitness > old.own.fitness) | (never & ~lost)
+    own = _where(better, moved, old.own)
     waited = jnp.where(better, 0, old.waited + 1)
     home = lost | (waited >= pull.restart)
     still = jax.tree.map(jnp.zeros_like, old.velocity)
     now = Particles(
-        *_where(home, own, told),
+        *_where(home, own, moved),
         velocity=_where(home, still, old.velocity),
         own=own,
         waited=jnp.where(home, 0, waited),
     )
     parents = jnp.stack([old.ids, old.ids], 1)
     slots = jnp.where(home, -1, jnp.arange(n, dtype=jnp.int32))
-    info = report(Members(*now[:3]), told.ids, parents, told.fitness, slots)
+    info = report(Members(*now[:3]), moved.ids, parents, moved.fitness, slots)
     return Swarm(
         now,
-        _extreme(state.top, told, 1),
-        _extreme(state.bottom, told, -1),
+        _extreme(state.top, moved, 1),
+        _extreme(state.bottom, moved, -1),
         jnp.maximum(state.step * np.float32(pull.decay), np.float32(pull.least)),
         state.next_id + np.uint32(n),
     ), info
@@ -240,8 +238,7 @@ def model_swarm(
         raise WeightSpaceError("model_swarm: all weights are 0, so nothing would move")
     if restart < 1:
         raise WeightSpaceError(f"restart: expected at least 1, got {restart}")
-    globs = where if where is None or isinstance(where, str) else tuple(where)
-    pull = Pull(inertia, cognitive, social, repel, decay, least, restart, globs)
+    pull = Pull(inertia, cognitive, social, repel, decay, least, restart, hashable(where))
 
     def init(key: Key, population: Params, fitness: Array) -> Swarm:
         first = members(population, fitness)
