@@ -102,7 +102,7 @@ def check_rate(what: str, rate: float) -> None:
 Words = Callable[[str, int], Array]
 
 
-def _moved(words: Words, x: Array, sigma: Array) -> Array:
+def _moved(words: Words, x: jax.Array, sigma: jax.Array) -> jax.Array:
     """`x` plus noise, one word each; `sigma` has one number, or one an element."""
     kind = tree.wide(x)
     noise = random.normal(words("noise", x.size)).astype(kind)
@@ -113,11 +113,11 @@ def _kept(words: Words, size: int, chance: float) -> Array | bool:
     return random.uniform(words("hit", size)) < np.float32(chance) if chance < 1 else True
 
 
-def _dense(words: Words, x: jax.Array, sigma: Array, rate: float) -> jax.Array:
+def _dense(words: Words, x: jax.Array, sigma: jax.Array, rate: float) -> jax.Array:
     return jnp.where(_kept(words, x.size, rate), _moved(words, x, sigma), x)
 
 
-def _scattered(words: Words, x: jax.Array, sigma: Array, rate: float) -> jax.Array:
+def _scattered(words: Words, x: jax.Array, sigma: jax.Array, rate: float) -> jax.Array:
     length = math.floor(1 / rate + 1e-9)
     blocks = -(-x.size // length)
     inside = (words("place", blocks) % np.uint32(length)).astype(jnp.int32)
