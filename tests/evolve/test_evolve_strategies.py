@@ -254,7 +254,7 @@ def test_wrong_shapes_are_named(name):
     state = started(strategy)
     children, state = strategy.ask(jax.random.key(0), state)
     few = jnp.zeros(2)
-    with pytest.raises(WeightSpaceError, match="one number a child"):
+    with pytest.raises(WeightSpaceError, match="one number a member"):
         strategy.tell(jax.random.key(0), state, children, few)
     with pytest.raises(WeightSpaceError, match="children lacks 'half'"):
         strategy.tell(jax.random.key(0), state, {"kernel": children["kernel"]}, score(children))

@@ -12,8 +12,13 @@ if TYPE_CHECKING:
     from wslax.evolve.exchange import uniform as uniform
     from wslax.evolve.genetic import genome as genome
     from wslax.evolve.genetic import genome_init as genome_init
+    from wslax.evolve.judging import each as each
+    from wslax.evolve.lineage import Birth as Birth
+    from wslax.evolve.lineage import ancestry as ancestry
+    from wslax.evolve.lineage import births as births
     from wslax.evolve.mutation import gaussian as gaussian
     from wslax.evolve.registry import STRATEGIES as STRATEGIES
+    from wslax.evolve.runs import Founders as Founders
     from wslax.evolve.runs import Run as Run
     from wslax.evolve.runs import run as run
     from wslax.evolve.scales import rms as rms
@@ -45,9 +50,11 @@ _NAMES = {
     "crossover": ["linear"],
     "exchange": ["by_layer", "by_unit", "of_task_vectors", "uniform"],
     "genetic": ["genome", "genome_init"],
+    "judging": ["each"],
+    "lineage": ["Birth", "ancestry", "births"],
     "mutation": ["gaussian"],
     "registry": ["STRATEGIES"],
-    "runs": ["Run", "run"],
+    "runs": ["Founders", "Run", "run"],
     "scales": ["rms", "safe_scale"],
     "scored": ["attraction", "lexicase", "niche_fitness", "novelty"],
     "selection": ["elite", "pairs", "rank_shares", "ranked", "roulette", "shares", "tournament"],

@@ -10,7 +10,7 @@ from wslax.evolve.crossover import Crossover, linear
 from wslax.evolve.generation import Plan, State, counts, crossed, owned, program
 from wslax.evolve.mutation import check_rate
 from wslax.evolve.selection import pairs
-from wslax.evolve.strategy import Strategy, empty, fill, members
+from wslax.evolve.strategy import Evaluation, Strategy, empty, fill, members
 from wslax.globs import hashable
 from wslax.population import size
 from wslax.typing import Array, Key, Params, Population, Scalar, Where
@@ -91,9 +91,9 @@ def genome(
             raise WeightSpaceError(f"{what}: expected at least 1, got {least}")
     plan = _plan(cross_rate, mutation_rate, gene_rate, elite, tournament, crossover, where, chunk)
 
-    def init(key: Key, population: Params, fitness: Array) -> State:
+    def init(key: Key, population: Params, evaluation: Array | Evaluation) -> State:
         """The first state; draws nothing. `population` may share memory with it."""
-        first = members(population, fitness)
+        first = members(population, evaluation)
         n = size(population)
         children = sum(counts(plan, n))
         if children == 0:

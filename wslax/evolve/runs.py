@@ -1,19 +1,26 @@
-"""Running a strategy: generation by generation, with a callback and resuming to the same bits."""
+"""Running a strategy: step by step or in compiled segments, resuming to the same bits."""
 
+import os
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wslax import tree
 from wslax.errors import WeightSpaceError
-from wslax.evolve.strategy import Info, Members, Strategy
+from wslax.evolve import checkpoint
+from wslax.evolve.judging import Direction, inward, outward
+from wslax.evolve.strategy import Evaluation, Info, Members, Strategy
 from wslax.population.members import as_key, size
 from wslax.typing import Array, Key, Params
 
-Direction = Literal["maximize", "minimize"]
+
+class Founders(NamedTuple):
+    """The first population's ids and fitness, as numpy arrays."""
+
+    ids: Any
+    fitness: Any
 
 
 class Run(NamedTuple):
@@ -21,16 +28,18 @@ class Run(NamedTuple):
 
     Attributes:
       members: the last population, its fitness and ids.
-      history: `Info` of every generation, numpy arrays with a leading generation axis; None where
-        no generation was run.
+      history: `Info` of every generation, those before a resume included: numpy arrays with a
+        leading generation axis; None where there was no generation.
+      founders: ids and fitness of the first population.
       direction: `"maximize"` or `"minimize"`.
-      generation: how many generations the population has seen, those before a resume included.
+      generation: how many generations the population has seen.
       evaluations: how many members were evaluated in this call.
-      state: the strategy's own state (higher is better inside), to resume from.
+      state: the strategy's own state (higher is better inside).
     """
 
     members: Members
     history: Info | None
+    founders: Founders
     direction: str
     generation: int
     evaluations: int
@@ -39,45 +48,52 @@ class Run(NamedTuple):
 
 def run(
     strategy: Strategy,
-    population: Params | None,
-    evaluate: Callable[[Params], Array],
+    population: Params,
+    evaluate: Callable[[Params], Array | Evaluation],
     *,
     key: Key,
     generations: int,
     direction: Direction,
-    fitness: Array | None = None,
-    state: Any = None,
-    start: int = 0,
-    on_generation: Callable[[int, Any, Info], None] | None = None,
+    fitness: Array | Evaluation | None = None,
+    segment: int = 1,
+    folder: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    on_segment: Callable[[int, Any, Info], None] | None = None,
 ) -> Run:
     """Evolve a population.
 
-    `ask` and `tell` are jitted, and `tell` reuses the memory of the last generation. Only children
-    are evaluated after the first population. Generation `g` uses the key `fold_in(key, g)`, so a
-    run of `start` generations, continued from its state, ends in the same bits as one run.
+    Only children are evaluated after the first population, and `tell` reuses the memory of the last
+    generation. Generation `g` uses the key `fold_in(key, g)`. With a folder the state is saved
+    after each segment, so a run that was killed goes on from there and ends in the same bits; a
+    fitness that raises stops the run and loses nothing but its generation.
 
     Args:
       strategy: as `ws.evolve.genome()`.
-      population: leaves `[N, ...]`; copied, so it stays usable. None where `state` is given.
-      evaluate: `population -> [members]`; called with N members at the beginning and with the
-        children of each generation. Any Python function: wrap it in `jax.jit` if it can be. NaN
-        marks a member that failed.
+      population: leaves `[N, ...]`; copied, so it stays usable.
+      evaluate: `population -> [members]` or an `Evaluation`; called with N members at the beginning
+        and with the children of each generation. Any Python function: wrap it in `jax.jit` if it
+        can be, in `each` if it takes one member. What is not finite marks a member that failed.
       key: a JAX key or seed; the same one to resume.
       generations: how many generations the population shall have seen at the end.
       direction: whether `evaluate` is to be maximized or minimized.
-      fitness: `[N]`, if the population is evaluated already, as `evaluate` would give it.
-      state: the state to resume from (`Run.state`, or a copy that `on_generation` made).
-      start: how many generations that state has seen.
-      on_generation: `(generation, state, info)`, after each; for progress and checkpoints.
-        `generation` counts from 1: it is the `start` of a resume. `info` is in numpy and in the
-        direction of the run. The state's memory is reused afterwards: copy or save what you keep.
+      fitness: what `evaluate` would give for the population, if that is known.
+      segment: how many generations are one compiled program. Above 1 `evaluate` is traced, so it
+        must be made of JAX; a population that evolves in fewer milliseconds than Python needs to
+        call three programs gains most.
+      folder: where the last generation is kept, `evolution.safetensors`; new or empty, unless
+        `resume`.
+      resume: go on with the run in the folder, if there is one.
+      on_segment: `(generation, state, info)` after each segment, for progress; `generation` counts
+        from 1, `info` has the segment's generations as leading axis and is in numpy and in the
+        direction of the run. The state's memory is reused afterwards: copy what you keep.
 
     Returns:
       The last population with its history.
 
     Raises:
-      WeightSpaceError: if `direction` is neither, both or none of `population` and `state` are
-        given, or `evaluate` returns another shape than one number a member.
+      WeightSpaceError: if `direction` is neither, `segment` is below 1, `evaluate` returns another
+        shape than one number a member, the folder holds something else, or its run was begun with
+        another key, direction or population.
 
     Example:
         >>> import jax.numpy as jnp, wslax as ws
@@ -89,40 +105,52 @@ def run(
     """
     if direction not in ("maximize", "minimize"):
         raise WeightSpaceError(f'direction: expected "maximize" or "minimize", got {direction!r}')
-    if (population is None) == (state is None):
-        raise WeightSpaceError(
-            "give a population to begin with, or the state (and start=) to resume from, not both"
-        )
-    key = as_key(key)
-    evaluations = 0
+    if segment < 1:
+        raise WeightSpaceError(f"segment: expected at least 1 generation, got {segment}")
+    if resume and folder is None:
+        raise WeightSpaceError("resume: name the folder of the run to go on with")
+    key, n, evaluations = as_key(key), size(population), 0
+    notes: dict[str, Any]
+    file = None if folder is None else checkpoint.claim(folder, resume)
+    about = {"direction": direction, "key": np.asarray(jax.random.key_data(key)).tolist()}
 
-    def judge(population: Params) -> Array:
-        nonlocal evaluations
-        evaluations += size(population)
-        return _towards(direction, _checked(evaluate(population), population))
+    def judge(children: Params) -> Evaluation:
+        return inward(direction, evaluate(children), size(children))
 
-    if state is None:
+    if file is not None and file.exists():
+        state, parts, notes = _resumed(file, about, strategy, key, population)
+    else:
         if fitness is None:
-            told = judge(population)
+            first, evaluations = judge(population), n
         else:
-            told = _towards(direction, _checked(fitness, population))
-        state = strategy.init(key, population, told)
-    # `ask` passes the population through: donated, it is neither copied nor held twice.
-    ask, tell = (jax.jit(fn, donate_argnums=1) for fn in (strategy.ask, strategy.tell))
-    state = jax.tree.map(jnp.copy, state)
-    history = []
-    for generation in range(start, generations):
-        now = jax.random.fold_in(key, generation)
-        children, state = ask(now, state)
-        state, info = tell(now, state, children, judge(children))
-        info = jax.tree.map(np.asarray, _outward(direction, info))
-        history.append(info)
-        if on_generation is not None:
-            on_generation(generation + 1, state, info)
-    members = state.members
+            first = inward(direction, fitness, n)
+        state = jax.tree.map(jnp.copy, strategy.init(key, population, _plain(first)))
+        members = state.members
+        founders = {"ids": _host(members.ids), "fitness": _host(members.fitness)}
+        parts = {"founders": founders, "history": {}}
+        notes = {**about, "generation": 0, "first": _avals(first)}
+        if file is not None:
+            checkpoint.write(file, {"state": state, **parts}, notes)
+
+    advance = _stepper(strategy, judge) if segment == 1 else _segments(strategy, judge)
+    history = [Info(**parts["history"])] if parts["history"] else []
+    start = notes["generation"]
+    for begin in range(start, generations, segment):
+        end = min(begin + segment, generations)
+        state, info = advance(key, state, np.arange(begin, end, dtype=np.uint32))
+        history.append(jax.tree.map(_host, info))
+        evaluations += info.fitness.size
+        if file is not None:
+            parts["history"] = _joined(history)._asdict()
+            checkpoint.write(file, {"state": state, **parts}, {**notes, "generation": end})
+        if on_segment is not None:
+            on_segment(end, state, _outward(direction, history[-1]))
+    founders = Founders(**parts["founders"])
+    members = Members(*state.members[:3])
     return Run(
-        members._replace(fitness=_towards(direction, members.fitness)),
-        jax.tree.map(lambda *x: np.stack(x), *history) if history else None,
+        members._replace(fitness=outward(direction, members.fitness)),
+        _outward(direction, _joined(history)) if history else None,
+        founders._replace(fitness=outward(direction, founders.fitness)),
         direction,
         max(start, generations),
         evaluations,
@@ -130,24 +158,77 @@ def run(
     )
 
 
-def _checked(fitness: Any, population: Params) -> Array:
-    n = size(population)
-    fitness = jnp.asarray(fitness)
-    if fitness.shape != (n,):
-        raise WeightSpaceError(
-            f"evaluate: expected one number a member, [{n}], got {tree.aval(fitness)}"
-        )
-    return fitness.astype(tree.wide(fitness))
+def _turn(
+    strategy: Strategy, judge: Callable[[Params], Evaluation], key: Any, state: Any, number: Any
+) -> tuple[Any, Info]:
+    now = jax.random.fold_in(key, number)
+    children, state = strategy.ask(now, state)
+    return strategy.tell(now, state, children, _plain(judge(children)))
 
 
-def _towards(direction: str, fitness: Array) -> Array:
-    return -fitness if direction == "minimize" else fitness
+def _stepper(strategy: Strategy, judge: Callable[[Params], Evaluation]) -> Callable[..., Any]:
+    """One generation from Python."""
+    # `ask` passes the population through: donated, it is neither copied nor held twice.
+    ask, tell = (jax.jit(fn, donate_argnums=1) for fn in (strategy.ask, strategy.tell))
+    jitted = strategy._replace(ask=ask, tell=tell)
+
+    def advance(key: Any, state: Any, numbers: Any) -> tuple[Any, Info]:
+        state, info = _turn(jitted, judge, key, state, numbers[0])
+        return state, jax.tree.map(lambda x: x[None], info)
+
+    return advance
 
 
-def _outward(direction: str, info: Info) -> Info:
+def _segments(strategy: Strategy, judge: Callable[[Params], Evaluation]) -> Callable[..., Any]:
+    """Several generations as one program."""
+
+    def advance(key: Any, state: Any, numbers: Any) -> tuple[Any, Info]:
+        return jax.lax.scan(lambda s, g: _turn(strategy, judge, key, s, g), state, numbers)
+
+    return jax.jit(advance, donate_argnums=1)
+
+
+def _plain(evaluation: Evaluation) -> Array | Evaluation:
+    """The fitness alone where nothing else is known."""
+    alone = evaluation.scores is None and evaluation.descriptors is None
+    return evaluation.fitness if alone else evaluation
+
+
+def _avals(evaluation: Evaluation) -> dict[str, Any]:
+    known = {k: v for k, v in evaluation._asdict().items() if v is not None}
+    return {k: [list(v.shape), str(v.dtype)] for k, v in known.items()}
+
+
+def _resumed(
+    file: Any, about: dict[str, Any], strategy: Strategy, key: Any, population: Params
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """State, founders with history, and notes of a run that began with the same settings."""
+    notes = checkpoint.notes(file)
+    for what, value in about.items():
+        if notes.get(what) != value:
+            raise WeightSpaceError(
+                f"{file}: was begun with {what}={notes.get(what)}, this run has {value}; resume "
+                "with what it was begun with, or name another folder"
+            )
+    first = {k: jnp.zeros(*aval) for k, aval in notes["first"].items()}
+    like = jax.eval_shape(strategy.init, key, population, _plain(Evaluation(**first)))
+    parts = checkpoint.read(file, {"state": like})
+    state = jax.tree.map(jnp.asarray, parts.pop("state"))
+    return state, {"history": {}, **parts}, notes
+
+
+def _joined(parts: list[Info]) -> Info:
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def _host(x: Array) -> Any:
+    return np.asarray(x)
+
+
+def _outward(direction: Direction, info: Info) -> Info:
     """Info with its fitness in the direction of the run."""
     return info._replace(
-        fitness=_towards(direction, info.fitness),
-        best=_towards(direction, info.best),
-        mean=_towards(direction, info.mean),
+        fitness=outward(direction, info.fitness),
+        best=outward(direction, info.best),
+        mean=outward(direction, info.mean),
     )

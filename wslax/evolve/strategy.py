@@ -24,18 +24,19 @@ class Strategy(NamedTuple):
     `g` is `jax.random.fold_in(run_key, g)`, the same for `ask` and `tell`.
 
     Attributes:
-      init: `(key, population, fitness) -> state`; `state.members` is a `Members`.
+      init: `(key, population, evaluation) -> state`, evaluation as for `tell`; `state.members`
+        is a `Members`, or begins like one.
       ask: `(key, state) -> (children, state)`: a population to evaluate, of a static size. Moved
         members and new ones alike are children. Nothing that `ask` returns has a fitness.
-      tell: `(key, state, children, evaluation) -> (state, info)`: one number a child, or an
-        `Evaluation` for a strategy that needs more. Survivors stay in their slots; children take
+      tell: `(key, state, children, evaluation) -> (state, info)`: one fitness a child, or
+        an `Evaluation` for a strategy that needs more. Survivors stay in their slots; children take
         the losers'.
 
     Example:
         >>> import jax, jax.numpy as jnp, wslax as ws
         >>> init, ask, tell = ws.evolve.genome()
         >>> population = {"w": jnp.arange(8.0)}
-        >>> state = init(jax.random.key(0), population, fitness=-population["w"])
+        >>> state = init(jax.random.key(0), population, -population["w"])
         >>> key = jax.random.fold_in(jax.random.key(0), 0)
         >>> children, state = ask(key, state)
         >>> state, info = tell(key, state, children, -children["w"])
@@ -105,12 +106,12 @@ class Info(NamedTuple):
     failed: Array
 
 
-def members(population: Params, fitness: Array) -> Members:
+def members(population: Params, evaluation: Array | Evaluation) -> Members:
     """A checked population with ids 0 to N - 1.
 
     Args:
       population: leaves `[N, ...]`.
-      fitness: `[N]`; integers and half types become float32.
+      evaluation: fitness `[N]`; integers and half types become float32.
 
     Raises:
       WeightSpaceError: if a leaf has another leading size, or there is no leaf or member.
@@ -121,17 +122,13 @@ def members(population: Params, fitness: Array) -> Members:
         dtype('float32')
     """
     n = size(population)
-    fitness = jnp.asarray(fitness)
-    if fitness.shape != (n,):
-        raise WeightSpaceError(
-            f"fitness: expected one number a member, [{n}], got {tree.aval(fitness)}"
-        )
+    fitness = jnp.asarray(told(evaluation, n).fitness)
     fitness = fitness.astype(tree.wide(fitness))
     return Members(jax.tree.map(jnp.asarray, population), fitness, jnp.arange(n, dtype=jnp.uint32))
 
 
 def told(evaluation: Array | Evaluation, n: int) -> Evaluation:
-    """What `tell` was told of `n` children, checked: a fitness alone, or an `Evaluation`.
+    """What a strategy was told of `n` members, checked: a fitness alone, or an `Evaluation`.
 
     Raises:
       WeightSpaceError: if a part has another leading size than the children.
@@ -147,7 +144,7 @@ def told(evaluation: Array | Evaluation, n: int) -> Evaluation:
             continue
         rank = 1 if what == "fitness" else 2
         if jnp.ndim(value) != rank or jnp.shape(value)[0] != n:
-            wanted = "one number a child" if rank == 1 else "one row a child"
+            wanted = "one number a member" if rank == 1 else "one row a member"
             raise WeightSpaceError(f"{what}: expected {wanted}, [{n}], got {tree.aval(value)}")
     return given
 

@@ -240,8 +240,8 @@ def model_swarm(
         raise WeightSpaceError(f"restart: expected at least 1, got {restart}")
     pull = Pull(inertia, cognitive, social, repel, decay, least, restart, hashable(where))
 
-    def init(key: Key, population: Params, fitness: Array) -> Swarm:
-        first = members(population, fitness)
+    def init(key: Key, population: Params, evaluation: Array | Evaluation) -> Swarm:
+        first = members(population, evaluation)
         n = size(population)
         if n < 2:
             raise WeightSpaceError(f"model_swarm: expected at least 2 members, got {n}")

@@ -14,10 +14,12 @@ class Store(NamedTuple):
     Attributes:
       read: `(name, like) -> (tree, notes)` or None; without `like` (None) a flat dict of arrays.
       write: `(name, tree, notes)`; replaces what stood there, whole or not at all.
+      folder: where they lie, for what keeps checkpoints of its own; None for nowhere.
     """
 
     read: Callable[[str, Any], tuple[Any, Any] | None]
     write: Callable[[str, Any, Any], None]
+    folder: pathlib.Path | None
 
 
 def nowhere() -> Store:
@@ -27,7 +29,7 @@ def nowhere() -> Store:
         >>> nowhere().read("experts", None) is None
         True
     """
-    return Store(lambda name, like: None, lambda name, tree, notes: None)
+    return Store(lambda name, like: None, lambda name, tree, notes: None, None)
 
 
 def in_folder(folder: str | pathlib.Path) -> Store:
@@ -60,4 +62,4 @@ def in_folder(folder: str | pathlib.Path) -> Store:
     def write(name: str, tree: Any, notes: Any) -> None:
         io.save(tree, folder / f"{name}.safetensors", metadata={"notes": json.dumps(notes)})
 
-    return Store(read, write)
+    return Store(read, write, folder)

@@ -12,36 +12,19 @@ from wslax.recipes.tour import experts, measure, merging
 from wslax.recipes.tour.task import samples
 from wslax.recipes.tour.training import Context, Outcome, member
 
-_EVERY = 5  # generations between two checkpoints
 
-
-def _search(context: Context, first: Any, evaluate: Any) -> tuple[Any, list[list[float]]]:
-    """The last state, and a row (best, mean) a generation, the first population's first."""
+def _search(context: Context, first: Any, evaluate: Any) -> evolve.Run:
     config = context.config.evolve
-    strategy = evolve.genome(sigma=config.sigma)
-    key = jax.random.key(context.config.seed)
-    state = strategy.init(key, first, evaluate(first))
-    curve = [_level(state)]
-    held = context.store.read("genome", jax.eval_shape(lambda: state))
-    if held is not None:
-        state, curve = held[0], held[1]["curve"]
 
-    def save(generation: int, now: Any, info: evolve.Info) -> None:
-        curve.append([float(info.best), float(info.mean)])
-        if generation % _EVERY == 0:
-            context.store.write("genome", now, {"curve": curve})
-        context.tell(generation, config.generations, f"best {100 * float(info.best):.1f}%")
+    def tell(generation: int, state: Any, info: evolve.Info) -> None:
+        context.tell(generation, config.generations, f"best {100 * float(info.best[-1]):.1f}%")
 
-    end = evolve.run(
-        strategy, None, evaluate, key=key, generations=config.generations, direction="maximize",
-        state=state, start=len(curve) - 1, on_generation=save,
+    folder = context.store.folder
+    return evolve.run(
+        evolve.genome(sigma=config.sigma), first, evaluate, key=context.config.seed,
+        generations=config.generations, direction="maximize",
+        folder=folder and folder / "genome", resume=folder is not None, on_segment=tell,
     )  # fmt: skip
-    return end.members, curve
-
-
-def _level(state: Any) -> list[float]:
-    fitness = state.members.fitness
-    return [float(fitness.max()), float(fitness.mean())]
 
 
 def _at_random(context: Context, draw: Any, evaluate: Any, count: int) -> tuple[Any, float]:
@@ -76,7 +59,11 @@ def run(context: Context, before: Outcome) -> Outcome:
         return init(key, pool)
 
     first = draw(key)
-    members, curve = _search(context, first, evaluate)
+    end = _search(context, first, evaluate)
+    members, founders = end.members, np.asarray(end.founders.fitness)
+    curve = [[float(founders.max()), float(founders.mean())]]
+    if end.history is not None:
+        curve += np.stack([end.history.best, end.history.mean], 1).tolist()
     order = np.argsort(-np.asarray(members.fitness), kind="stable")
     bred = jax.device_get(members.params)
     evolved = member(bred, int(order[0]))
