@@ -71,8 +71,9 @@ class Figure(NamedTuple):
 
     Attributes:
       name: a key, unique in the result.
-      kind: `"lines"`, `"points"` (joined in order, with intervals both ways), `"dots"` (one row a
-        category, with interval), `"heat"` (series are rows), `"groups"` (series are leaves,
+      kind: `"lines"`, `"points"` (joined in order, with intervals both ways), `"family"` (points,
+        those of the last series joined by `links`), `"dots"` (one row a category, with interval),
+        `"heat"` (series are rows), `"groups"` (series are leaves,
         categories groups; `y` is 0 or the role: 1 produced, 2 consumed, 3 elementwise) or
         `"images"` (series are rows, `images` the pictures).
       title: its caption.
@@ -84,10 +85,11 @@ class Figure(NamedTuple):
       categories: names of the positions on a categorical axis.
       references: label to value, drawn as lines across.
       images: `[rows, columns, height, width]` in [0, 1], or None.
+      links: parent and child, as positions in the last series of a `"family"`.
     """
 
     name: str
-    kind: Literal["lines", "points", "dots", "heat", "groups", "images"]
+    kind: Literal["lines", "points", "family", "dots", "heat", "groups", "images"]
     title: str
     alt: str
     series: tuple[Series, ...]
@@ -97,6 +99,7 @@ class Figure(NamedTuple):
     categories: tuple[str, ...] = ()
     references: Mapping[str, float] = {}
     images: Any = None
+    links: tuple[tuple[int, int], ...] = ()
 
 
 class Card(NamedTuple):

@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections import Counter
 from typing import Any
 
 import matplotlib
@@ -159,6 +160,29 @@ def _points(canvas: Any, figure: Figure, wide: bool) -> None:
     _legend(canvas, axes, wide)
 
 
+def _family(canvas: Any, figure: Figure, wide: bool) -> None:
+    axes = _axes(canvas, figure)
+    *others, family = figure.series
+    x, y = np.array(family.x), np.array(family.y)
+    parents = Counter(child for _, child in figure.links)
+    for i, (ends, label) in enumerate([(2, "two parents"), (1, "one parent")]):
+        joined = [link for link in figure.links if parents[link[1]] == ends]
+        if joined:
+            at = np.array(joined).T
+            style = {"color": COLOURS[i], "linestyle": _LINES[i], "linewidth": 1.0, "alpha": 0.7}
+            axes.plot(x[at], y[at], **style)
+            axes.plot([], [], **style, label=label)
+    for i, series in enumerate(others):
+        axes.plot(series.x, series.y, linestyle="", color=SOFT, marker=_MARKERS[i], markersize=2.5,
+                  alpha=0.5, label=series.label)  # fmt: skip
+    axes.plot(x, y, linestyle="", color=INK, marker="o", markersize=4, label=family.label)
+    if figure.values == "percent":
+        _percent(axes.yaxis)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.margins(x=0.02)
+    _legend(canvas, axes, wide)
+
+
 def _dots(canvas: Any, figure: Figure, wide: bool) -> None:
     axes = _axes(canvas, figure)
     where = np.arange(len(figure.categories))
@@ -256,6 +280,6 @@ def _images(canvas: Any, figure: Figure, wide: bool) -> None:
 
 
 _DRAW = {
-    "lines": _lines, "points": _points, "dots": _dots, "heat": _heat,
+    "lines": _lines, "points": _points, "family": _family, "dots": _dots, "heat": _heat,
     "groups": _groups, "images": _images,
 }  # fmt: skip

@@ -27,6 +27,41 @@ def _search(context: Context, first: Any, evaluate: Any) -> evolve.Run:
     )  # fmt: skip
 
 
+def _family(end: evolve.Run) -> dict[str, Any]:
+    """Everyone who was born, and the ancestors of the best with whom they descend from."""
+    family = evolve.ancestry(end)
+    place = {birth.id: i for i, birth in enumerate(family)}
+    births = evolve.births(end).values()
+    at = lambda some: [[birth.generation, birth.fitness] for birth in some]
+    return {
+        "survived": at(b for b in births if b.survived and b.id not in place),
+        "died": at(b for b in births if not b.survived and b.id not in place),
+        "family": at(family),
+        "links": [[place[parent], place[b.id]] for b in family for parent in b.parents],
+    }
+
+
+def _tree(context: Context, facts: Any) -> Figure:
+    label = {
+        "died": "did not survive", "survived": "survived", "family": "the best and its ancestors",
+    }  # fmt: skip
+    series = tuple(
+        Series(
+            label[what], tuple(y for _, y in facts[what]), tuple(float(x) for x, _ in facts[what])
+        )
+        for what in label
+    )
+    founders = sum(generation == 0 for generation, _ in facts["family"])
+    return Figure(
+        "family", "family", "The family tree of the best",
+        f"The best member of generation {context.config.evolve.generations} descends from "
+        f"{founders} of the {context.config.evolve.population} first members, through "
+        f"{len(facts['family']) - founders - 1} others.",
+        series, x="generation", y="validation accuracy",
+        links=tuple((parent, child) for parent, child in facts["links"]),
+    )  # fmt: skip
+
+
 def _at_random(context: Context, draw: Any, evaluate: Any, count: int) -> tuple[Any, float]:
     """The best of `count` random merges of pairs: what GENOME does without its search."""
     size, best, top = context.config.evolve.population, None, -1.0
@@ -79,7 +114,7 @@ def run(context: Context, before: Outcome) -> Outcome:
         "vote": measure.hits(task, merging.vote(outputs)),
     }
     facts = {
-        "curve": curve, "evaluations": count, "validation": curve[-1][0],
+        "family": _family(end), "curve": curve, "evaluations": count, "validation": curve[-1][0],
         "random": drawn_fitness,
     }  # fmt: skip
     return Outcome({"evolved": evolved, "random": drawn}, found, facts)
@@ -138,5 +173,5 @@ def section(context: Context, first: Outcome, merged: Outcome, outcome: Outcome)
         f"Fitness, the accuracy on {context.config.samples} validation images, is maximised.",
         f"The best member reaches {100 * measure.accuracy(task, outcome.hits['evolved']).value:.1f}"
         f"% on test images: {said[0]}, {said[1]}, and {said[2]}.",
-        (lines,), (table,),
+        (lines, _tree(context, outcome.facts["family"])), (table,),
     )  # fmt: skip
