@@ -1,5 +1,6 @@
 """Running a strategy: step by step or in compiled segments, resuming to the same bits."""
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from wslax.evolve.judging import Direction, inward, outward
 from wslax.evolve.strategy import Evaluation, Info, Members, Strategy
 from wslax.population.members import as_key, size
 from wslax.typing import Array, Key, Params
+
+Evaluate = Callable[[Params], Array | Evaluation]
 
 
 class Founders(NamedTuple):
@@ -49,7 +52,7 @@ class Run(NamedTuple):
 def run(
     strategy: Strategy,
     population: Params,
-    evaluate: Callable[[Params], Array | Evaluation],
+    evaluate: Evaluate,
     *,
     key: Key,
     generations: int,
@@ -78,8 +81,8 @@ def run(
       direction: whether `evaluate` is to be maximized or minimized.
       fitness: what `evaluate` would give for the population, if that is known.
       segment: how many generations are one compiled program. Above 1 `evaluate` is traced, so it
-        must be made of JAX; a population that evolves in fewer milliseconds than Python needs to
-        call three programs gains most.
+        must be made of JAX, and the program belongs to it: keep one function object. Small
+        populations gain most.
       folder: where the last generation is kept, `evolution.safetensors`; new or empty, unless
         `resume`.
       resume: go on with the run in the folder, if there is one.
@@ -114,9 +117,7 @@ def run(
     file = None if folder is None else checkpoint.claim(folder, resume)
     about = {"direction": direction, "key": np.asarray(jax.random.key_data(key)).tolist()}
 
-    def judge(children: Params) -> Evaluation:
-        return inward(direction, evaluate(children), size(children))
-
+    judge = functools.partial(_judged, evaluate, direction)
     if file is not None and file.exists():
         state, parts, notes = _resumed(file, about, strategy, key, population)
     else:
@@ -132,7 +133,9 @@ def run(
         if file is not None:
             checkpoint.write(file, {"state": state, **parts}, notes)
 
-    advance = _stepper(strategy, judge) if segment == 1 else _segments(strategy, judge)
+    advance = functools.partial(_segment, strategy, evaluate, direction)
+    if segment == 1:
+        advance = _stepper(strategy, judge)
     history = [Info(**parts["history"])] if parts["history"] else []
     start = notes["generation"]
     for begin in range(start, generations, segment):
@@ -158,6 +161,10 @@ def run(
     )
 
 
+def _judged(evaluate: Evaluate, direction: Direction, population: Params) -> Evaluation:
+    return inward(direction, evaluate(population), size(population))
+
+
 def _turn(
     strategy: Strategy, judge: Callable[[Params], Evaluation], key: Any, state: Any, number: Any
 ) -> tuple[Any, Info]:
@@ -179,13 +186,15 @@ def _stepper(strategy: Strategy, judge: Callable[[Params], Evaluation]) -> Calla
     return advance
 
 
-def _segments(strategy: Strategy, judge: Callable[[Params], Evaluation]) -> Callable[..., Any]:
-    """Several generations as one program."""
-
-    def advance(key: Any, state: Any, numbers: Any) -> tuple[Any, Info]:
-        return jax.lax.scan(lambda s, g: _turn(strategy, judge, key, s, g), state, numbers)
-
-    return jax.jit(advance, donate_argnums=1)
+@functools.partial(
+    jax.jit, static_argnames=("strategy", "evaluate", "direction"), donate_argnames="state"
+)
+def _segment(
+    strategy: Strategy, evaluate: Evaluate, direction: Direction, key: Any, state: Any, numbers: Any
+) -> tuple[Any, Info]:
+    """Several generations as one program, which belongs to strategy and fitness."""
+    judge = functools.partial(_judged, evaluate, direction)
+    return jax.lax.scan(lambda s, g: _turn(strategy, judge, key, s, g), state, numbers)
 
 
 def _plain(evaluation: Evaluation) -> Array | Evaluation:
