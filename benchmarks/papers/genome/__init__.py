@@ -32,9 +32,9 @@ the authors' script; also 4, 20 and 40) and 50 generations, all else as `evolve.
 Beside it stand the best of as many merges of random pairs as GENOME evaluates, which is its search
 without the search, and Model Swarms on the same first members, with as many evaluations. The vote
 is of the best five members of the last population. A condition that no expert has seen shows
-images with rows and columns exchanged, or digits tilted by 60 degrees. Figures are accuracies on test parts, the mean of the four
-tasks. The paper's members are LoRA adapters of one Gemma-2-2b and its tasks are language tasks;
-here all weights are crossed, and the nets have two hidden layers.
+images with rows and columns exchanged, or digits tilted by 60 degrees. Figures are accuracies on
+test parts, the mean of the four tasks. The paper's members are LoRA adapters of one Gemma-2-2b and
+its tasks are language tasks; here all weights are crossed, and the nets have two hidden layers.
 """
 SIZES = (4, 10, 20, 40)
 ANGLES, UNSEEN = (-40, -20, 20, 40), 60
