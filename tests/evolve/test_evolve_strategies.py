@@ -101,7 +101,7 @@ def test_a_scan_over_generations_types_in_x64_and_strictly(name):
         assert info.best.shape == (3,)
 
 
-@pytest.mark.parametrize("name", ["genome"])
+@pytest.mark.parametrize("name", ["genetic_algorithm", "genome"])
 def test_same_key_same_bits_whatever_the_chunk(name):
     states = [evolved(make(name, chunk=c), started(make(name)), 3)[0] for c in (2, 64)]
     same(*states)
@@ -183,7 +183,7 @@ def test_a_population_without_any_fitness_goes_on(name):
     assert np.isfinite(np.asarray(state.members.params["kernel"])).all()
 
 
-@pytest.mark.parametrize("name", ["genome"])
+@pytest.mark.parametrize("name", ["genetic_algorithm", "genome"])
 def test_the_best_is_never_lost(name):
     state, best = started(make(name)), []
     for g in range(8):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from wslax._lazy import attach
 
 if TYPE_CHECKING:
+    from wslax.evolve.breeding import genetic_algorithm as genetic_algorithm
     from wslax.evolve.crossover import linear as linear
     from wslax.evolve.exchange import by_layer as by_layer
     from wslax.evolve.exchange import by_unit as by_unit
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from wslax.evolve.strategy import Info as Info
     from wslax.evolve.strategy import Members as Members
     from wslax.evolve.strategy import Strategy as Strategy
+    from wslax.evolve.succession import comma as comma
+    from wslax.evolve.succession import crowding as crowding
+    from wslax.evolve.succession import plus as plus
     from wslax.evolve.swarm import Swarm as Swarm
     from wslax.evolve.swarm import model_swarm as model_swarm
     from wslax.evolve.variation import low_rank as low_rank
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from wslax.evolve.variation import spectral as spectral
 
 _NAMES = {
+    "breeding": ["genetic_algorithm"],
     "crossover": ["linear"],
     "exchange": ["by_layer", "by_unit", "of_task_vectors", "uniform"],
     "genetic": ["genome", "genome_init"],
@@ -53,6 +58,7 @@ _NAMES = {
     "selection": ["elite", "pairs", "rank_shares", "ranked", "roulette", "shares", "tournament"],
     "spanning": ["Span", "span"],
     "strategy": ["Evaluation", "Info", "Members", "Strategy"],
+    "succession": ["comma", "crowding", "plus"],
     "swarm": ["Swarm", "model_swarm"],
     "variation": ["low_rank", "reset", "spectral"],
 }

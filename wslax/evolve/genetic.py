@@ -1,7 +1,5 @@
 """GENOME: a genetic algorithm whose crossover is a merge (Zhang et al. 2025, arXiv:2503.01155)."""
 
-from typing import Any
-
 import jax.numpy as jnp
 
 from wslax import random
@@ -10,7 +8,7 @@ from wslax.evolve.crossover import Crossover, linear
 from wslax.evolve.generation import Plan, State, counts, crossed, owned, program
 from wslax.evolve.mutation import check_rate
 from wslax.evolve.selection import pairs
-from wslax.evolve.strategy import Strategy, empty, fill, members
+from wslax.evolve.strategy import Evaluation, Strategy, empty, fill, members
 from wslax.globs import hashable
 from wslax.population import size
 from wslax.typing import Array, Key, Params, Population, Scalar, Where
@@ -89,9 +87,10 @@ def genome(
     for what, least in {"tournament": tournament, "chunk": chunk}.items():
         if least < 1:
             raise WeightSpaceError(f"{what}: expected at least 1, got {least}")
-    plan = _plan(cross_rate, mutation_rate, gene_rate, elite, tournament, crossover, where, chunk)
+    globs = hashable(where)
+    plan = Plan(cross_rate, mutation_rate, gene_rate, elite, tournament, crossover, globs, chunk)
 
-    def init(key: Key, population: Params, fitness: Array) -> State:
+    def init(key: Key, population: Params, fitness: Array | Evaluation) -> State:
         """The first state; draws nothing. `population` may share memory with it."""
         first = members(population, fitness)
         n = size(population)
@@ -146,12 +145,7 @@ def genome_init(
     parents = pairs(key, size(experts), n)
     u = 1 - random.uniform(random.bits(key, "evolve/weights", 2 * n, xp=jnp)).reshape(n, 2)
     coef = u / u.sum(1, keepdims=True)
-    plan = _plan(0.0, 0.0, 0.0, 0.0, 1, crossover, where, chunk)
-    make = crossed(plan, key, experts, parents, coef, jnp.arange(n, dtype=jnp.uint32))
+    ids = jnp.arange(n, dtype=jnp.uint32)
+    mine = owned(experts, hashable(where))
+    make = crossed(crossover, key, experts, mine, parents, coef, ids)
     return fill(empty(experts, n), 0, n, chunk, make)
-
-
-def _plan(*args: Any) -> Plan:
-    """A plan whose globs are hashable."""
-    plan = Plan(*args)
-    return plan._replace(where=hashable(plan.where))

@@ -74,11 +74,15 @@ class Members(NamedTuple):
       params: the parameters, and anything else a member owns.
       fitness: higher is better, NaN where unevaluated.
       ids: uint32, unique over a run and never reused.
+      scores: as told in an `Evaluation`, or None.
+      descriptors: likewise.
     """
 
     params: Population
     fitness: PerMember
     ids: PerMember
+    scores: Array | None = None
+    descriptors: Array | None = None
 
 
 class Info(NamedTuple):
@@ -105,12 +109,12 @@ class Info(NamedTuple):
     failed: Array
 
 
-def members(population: Params, fitness: Array) -> Members:
+def members(population: Params, evaluation: Array | Evaluation) -> Members:
     """A checked population with ids 0 to N - 1.
 
     Args:
       population: leaves `[N, ...]`.
-      fitness: `[N]`; integers and half types become float32.
+      evaluation: a fitness `[N]`, or an `Evaluation`; integers and half types become float32.
 
     Raises:
       WeightSpaceError: if a leaf has another leading size, or there is no leaf or member.
@@ -121,17 +125,15 @@ def members(population: Params, fitness: Array) -> Members:
         dtype('float32')
     """
     n = size(population)
+    fitness, scores, descriptors = told(evaluation, n, "member")
     fitness = jnp.asarray(fitness)
-    if fitness.shape != (n,):
-        raise WeightSpaceError(
-            f"fitness: expected one number a member, [{n}], got {tree.aval(fitness)}"
-        )
     fitness = fitness.astype(tree.wide(fitness))
-    return Members(jax.tree.map(jnp.asarray, population), fitness, jnp.arange(n, dtype=jnp.uint32))
+    ids = jnp.arange(n, dtype=jnp.uint32)
+    return Members(jax.tree.map(jnp.asarray, population), fitness, ids, scores, descriptors)
 
 
-def told(evaluation: Array | Evaluation, n: int) -> Evaluation:
-    """What `tell` was told of `n` children, checked: a fitness alone, or an `Evaluation`.
+def told(evaluation: Array | Evaluation, n: int, whom: str = "child") -> Evaluation:
+    """What was told of `n` children (or others), checked: a fitness alone, or an `Evaluation`.
 
     Raises:
       WeightSpaceError: if a part has another leading size than the children.
@@ -147,9 +149,43 @@ def told(evaluation: Array | Evaluation, n: int) -> Evaluation:
             continue
         rank = 1 if what == "fitness" else 2
         if jnp.ndim(value) != rank or jnp.shape(value)[0] != n:
-            wanted = "one number a child" if rank == 1 else "one row a child"
+            wanted = f"one {'number' if rank == 1 else 'row'} a {whom}"
             raise WeightSpaceError(f"{what}: expected {wanted}, [{n}], got {tree.aval(value)}")
     return given
+
+
+def newborn(
+    old: Members, children: Params, evaluation: Array | Evaluation, ids: PerMember
+) -> Members:
+    """Evaluated children as members like the old ones.
+
+    Raises:
+      WeightSpaceError: if the trees differ, or scores or descriptors are known of one side alone.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> old = members(jnp.zeros(2), Evaluation(jnp.zeros(2), scores=jnp.zeros((2, 5))))
+        >>> newborn(old, jnp.zeros(1), jnp.zeros(1), jnp.array([2]))
+        Traceback (most recent call last):
+        ...
+        wslax.errors.WeightSpaceError: scores: known of the population, not of the children
+    """
+    tree.check_structure(children, old.params, "children", "the population")
+    given = told(evaluation, ids.shape[0])
+    for what, value in given._asdict().items():
+        known = getattr(old, what)
+        if (value is None) != (known is None):
+            here, there = ("population", "children")[:: 1 if value is None else -1]
+            raise WeightSpaceError(f"{what}: known of the {here}, not of the {there}")
+        if value is not None and jnp.shape(value)[1:] != known.shape[1:]:
+            raise WeightSpaceError(
+                f"{what}: the population has {tree.aval(known)}, the children {tree.aval(value)}"
+            )
+    fitness, *more = (
+        None if value is None else jnp.asarray(value, getattr(old, what).dtype)
+        for what, value in given._asdict().items()
+    )
+    return Members(children, fitness, ids, *more)
 
 
 def empty(population: Population, n: int) -> Params:
@@ -251,6 +287,22 @@ def place(old: Members, children: Members, alive: Array) -> tuple[Members, Array
 
     now = jax.lax.fori_loop(0, born.shape[0], step, old)
     return now, jnp.where(born, slots, jnp.int32(-1))
+
+
+def choose(rows: Array, new: Population, old: Population) -> Population:
+    """The new members where a row is True, with the dtypes and weak types of the old.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> choose(jnp.array([True, False]), jnp.ones((2, 1)), jnp.zeros((2, 1))).tolist()
+        [[1.0], [0.0]]
+    """
+
+    def of(a: Array, b: Array) -> Array:
+        along = rows.reshape(-1, *(1,) * (a.ndim - 1))
+        return tree.cast_like(jnp.where(along, a, b), b)
+
+    return jax.tree.map(of, new, old)
 
 
 def report(now: Members, ids: Array, parents: Array, fitness: Array, slots: Array) -> Info:
