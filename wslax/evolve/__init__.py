@@ -7,6 +7,7 @@ from wslax._lazy import attach
 if TYPE_CHECKING:
     from wslax.evolve.breeding import genetic_algorithm as genetic_algorithm
     from wslax.evolve.crossover import linear as linear
+    from wslax.evolve.differential import differential_evolution as differential_evolution
     from wslax.evolve.exchange import by_layer as by_layer
     from wslax.evolve.exchange import by_unit as by_unit
     from wslax.evolve.exchange import of_task_vectors as of_task_vectors
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from wslax.evolve.succession import plus as plus
     from wslax.evolve.swarm import Swarm as Swarm
     from wslax.evolve.swarm import model_swarm as model_swarm
+    from wslax.evolve.training import population_based_training as population_based_training
     from wslax.evolve.variation import low_rank as low_rank
     from wslax.evolve.variation import reset as reset
     from wslax.evolve.variation import spectral as spectral
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "breeding": ["genetic_algorithm"],
     "crossover": ["linear"],
+    "differential": ["differential_evolution"],
     "exchange": ["by_layer", "by_unit", "of_task_vectors", "uniform"],
     "genetic": ["genome", "genome_init"],
     "mutation": ["gaussian"],
@@ -60,6 +63,7 @@ _NAMES = {
     "strategy": ["Evaluation", "Info", "Members", "Strategy"],
     "succession": ["comma", "crowding", "plus"],
     "swarm": ["Swarm", "model_swarm"],
+    "training": ["population_based_training"],
     "variation": ["low_rank", "reset", "spectral"],
 }
 

@@ -12,7 +12,17 @@ from wslax import random, tree
 from wslax.evolve.crossover import Crossover, cross
 from wslax.evolve.mutation import gaussian
 from wslax.evolve.selection import ranked, roulette, shares, tournament
-from wslax.evolve.strategy import Evaluation, Info, Members, empty, fill, newborn, place, report
+from wslax.evolve.strategy import (
+    Evaluation,
+    Info,
+    Members,
+    choose,
+    empty,
+    fill,
+    newborn,
+    place,
+    report,
+)
 from wslax.population.members import as_key
 from wslax.typing import Array, Key, Params, PerMember, Population, Where
 
@@ -117,6 +127,28 @@ def settle(
     now, slots = place(old, new, alive(first, fitness, every_id, old.ids.shape[0]))
     info = report(now, ids, state.parents, new.fitness, slots)
     return state._replace(members=now, next_id=state.next_id + np.uint32(ids.shape[0])), info
+
+
+def following(next_id: Array, ids: PerMember) -> Array:
+    """Ids of one child a member, in the order of the members' own, whatever that of the slots."""
+    return next_id + jnp.argsort(jnp.argsort(ids)).astype(jnp.uint32)
+
+
+def duel(
+    better: Callable[[PerMember, PerMember], Array],
+    state: Any,
+    children: Params,
+    evaluation: Array | Evaluation,
+) -> tuple[Any, Info]:
+    """`tell` where each child competes with the member in its own slot, and with no other."""
+    old = state.members
+    n = old.ids.shape[0]
+    new = newborn(old, children, evaluation, following(state.next_id, old.ids))
+    wins = better(new.fitness, old.fitness)
+    now = choose(wins, new, old)
+    slots = jnp.where(wins, jnp.arange(n, dtype=jnp.int32), jnp.int32(-1))
+    info = report(now, new.ids, state.parents, new.fitness, slots)
+    return state._replace(members=now, next_id=state.next_id + np.uint32(n)), info
 
 
 def _mutants(

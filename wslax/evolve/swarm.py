@@ -10,7 +10,7 @@ import numpy as np
 
 from wslax import random, tree
 from wslax.errors import WeightSpaceError
-from wslax.evolve.generation import owned
+from wslax.evolve.generation import following, owned
 from wslax.evolve.strategy import (
     Evaluation,
     Info,
@@ -133,9 +133,7 @@ def tell(
     n = old.ids.shape[0]
     tree.check_structure(children, old.params, "children", "the population")
     fitness = jnp.asarray(told(evaluation, n).fitness, old.fitness.dtype)
-    # Ids follow those of the parents, whatever the order of slots.
-    rank = jnp.argsort(jnp.argsort(old.ids)).astype(jnp.uint32)
-    moved = Members(children, fitness, state.next_id + rank)
+    moved = Members(children, fitness, following(state.next_id, old.ids))
     lost, never = jnp.isnan(moved.fitness), jnp.isnan(old.own.fitness)
     better = (moved.fitness > old.own.fitness) | (never & ~lost)
     own = choose(better, moved, old.own)
