@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from wslax.evolve.exchange import uniform as uniform
     from wslax.evolve.genetic import genome as genome
     from wslax.evolve.genetic import genome_init as genome_init
+    from wslax.evolve.moving import genome_plus as genome_plus
     from wslax.evolve.mutation import gaussian as gaussian
     from wslax.evolve.registry import STRATEGIES as STRATEGIES
     from wslax.evolve.runs import Run as Run
@@ -53,6 +54,7 @@ _NAMES = {
     "differential": ["differential_evolution"],
     "exchange": ["by_layer", "by_unit", "of_task_vectors", "uniform"],
     "genetic": ["genome", "genome_init"],
+    "moving": ["genome_plus"],
     "mutation": ["gaussian"],
     "registry": ["STRATEGIES"],
     "runs": ["Run", "run"],

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from wslax import random, tree
+from wslax.errors import WeightSpaceError
 from wslax.evolve.crossover import Crossover, cross
-from wslax.evolve.mutation import gaussian
+from wslax.evolve.mutation import check_rate, gaussian
 from wslax.evolve.selection import ranked, roulette, shares, tournament
 from wslax.evolve.strategy import (
     Evaluation,
@@ -23,7 +24,8 @@ from wslax.evolve.strategy import (
     place,
     report,
 )
-from wslax.population.members import as_key
+from wslax.globs import hashable
+from wslax.population.members import as_key, size
 from wslax.typing import Array, Key, Params, PerMember, Population, Where
 
 # `(key, old members, new members, parents' ids [C, 2]) -> ` who stays, the first with more right.
@@ -64,6 +66,54 @@ def counts(plan: Plan, n: int) -> tuple[int, int, int]:
     crossed = int(plan.cross_rate * (n // 2) + 0.5)
     of_members, of_children = (int(plan.mutation_rate * m + 0.5) for m in (n, crossed))
     return crossed, of_members, of_children
+
+
+def planned(
+    *,
+    cross_rate: float,
+    mutation_rate: float,
+    gene_rate: float,
+    elite: float,
+    tournament: int,
+    crossover: Crossover,
+    where: Where,
+    chunk: int,
+) -> Plan:
+    """A checked plan.
+
+    Raises:
+      WeightSpaceError: if a rate is outside [0, 1] or a size is below 1.
+    """
+    rates = {"cross_rate": cross_rate, "mutation_rate": mutation_rate, "gene_rate": gene_rate}
+    for what, rate in (rates | {"elite": elite}).items():
+        check_rate(what, rate)
+    for what, least in {"tournament": tournament, "chunk": chunk}.items():
+        if least < 1:
+            raise WeightSpaceError(f"{what}: expected at least 1, got {least}")
+    globs = hashable(where)
+    return Plan(cross_rate, mutation_rate, gene_rate, elite, tournament, crossover, globs, chunk)
+
+
+def unborn(plan: Plan, population: Population) -> Array:
+    """Room for the parents' ids of the children that a population gets, `[C, 2]`.
+
+    Raises:
+      WeightSpaceError: if there would be none, or `where` picks nothing.
+    """
+    owned(population, plan.where)
+    n = size(population)
+    children = sum(counts(plan, n))
+    if children == 0:
+        raise WeightSpaceError(
+            f"no child of {n} member(s) at cross_rate={plan.cross_rate}, "
+            f"mutation_rate={plan.mutation_rate}; give more members or raise mutation_rate"
+        )
+    return jnp.zeros((children, 2), jnp.uint32)
+
+
+def elites(plan: Plan, n: int) -> int:
+    """How many of n members stay by rank: at least one."""
+    return max(1, int(plan.elite * n))
 
 
 def owned(population: Population, where: Where) -> Params:
@@ -152,7 +202,7 @@ def duel(
 
 
 def _mutants(
-    plan: Plan, key: Key, state: State, parents: Array, ids: Array, source: Population | None
+    plan: Plan, key: Key, state: Any, parents: Array, ids: Array, source: Population | None
 ) -> Callable[[Array, Params], Params]:
     """`(index, buffer) -> mutants` of members of `source`, or of children in the buffer itself."""
     mine = owned(state.members.params, plan.where)
@@ -175,8 +225,11 @@ def _shuffled(key: Key, what: str, n: int, count: int) -> Array:
     return jnp.argsort(words)[:count].astype(jnp.int32)
 
 
-def ask(plan: Plan, key: Key, state: State) -> tuple[Params, State]:
-    """The children of a generation: merges, then mutants of members, then mutants of merges."""
+def ask(plan: Plan, key: Key, state: Any) -> tuple[Params, Any]:
+    """The children of a generation: merges, then mutants of members, then mutants of merges.
+
+    The state has the fields of a `State`.
+    """
     now = state.members
     n, total = now.ids.shape[0], state.parents.shape[0]
     merges, of_members, of_children = counts(plan, n)
@@ -213,11 +266,11 @@ def tell(
     def survive(key: Key, old: Members, new: Members, parents: Array) -> Array:
         fitness = jnp.concatenate([old.fitness, new.fitness])
         ids = jnp.concatenate([old.ids, new.ids])
-        count = old.ids.shape[0] - elites
-        return tournament(key, fitness, count, size=plan.tournament, spare=elites, ids=ids)
+        count = old.ids.shape[0] - spare
+        return tournament(key, fitness, count, size=plan.tournament, spare=spare, ids=ids)
 
-    elites = max(1, int(plan.elite * state.members.ids.shape[0]))
-    return settle(survive, key, state, children, evaluation, elites)
+    spare = elites(plan, state.members.ids.shape[0])
+    return settle(survive, key, state, children, evaluation, spare)
 
 
 @functools.lru_cache(maxsize=128)

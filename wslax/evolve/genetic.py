@@ -5,8 +5,7 @@ import jax.numpy as jnp
 from wslax import random
 from wslax.errors import WeightSpaceError
 from wslax.evolve.crossover import Crossover, linear
-from wslax.evolve.generation import Plan, State, counts, crossed, owned, program
-from wslax.evolve.mutation import check_rate
+from wslax.evolve.generation import State, crossed, owned, planned, program, unborn
 from wslax.evolve.selection import pairs
 from wslax.evolve.strategy import Evaluation, Strategy, empty, fill, members
 from wslax.globs import hashable
@@ -81,28 +80,22 @@ def genome(
         >>> bool(end.members.fitness.max() > fitness(population).max())
         True
     """
-    rates = {"cross_rate": cross_rate, "mutation_rate": mutation_rate, "gene_rate": gene_rate}
-    for what, rate in (rates | {"elite": elite}).items():
-        check_rate(what, rate)
-    for what, least in {"tournament": tournament, "chunk": chunk}.items():
-        if least < 1:
-            raise WeightSpaceError(f"{what}: expected at least 1, got {least}")
-    globs = hashable(where)
-    plan = Plan(cross_rate, mutation_rate, gene_rate, elite, tournament, crossover, globs, chunk)
+    plan = planned(
+        cross_rate=cross_rate,
+        mutation_rate=mutation_rate,
+        gene_rate=gene_rate,
+        elite=elite,
+        tournament=tournament,
+        crossover=crossover,
+        where=where,
+        chunk=chunk,
+    )
 
     def init(key: Key, population: Params, fitness: Array | Evaluation) -> State:
         """The first state; draws nothing. `population` may share memory with it."""
         first = members(population, fitness)
-        n = size(population)
-        children = sum(counts(plan, n))
-        if children == 0:
-            raise WeightSpaceError(
-                f"genome makes no child of {n} member(s) at cross_rate={cross_rate}, "
-                f"mutation_rate={mutation_rate}; give more members or raise mutation_rate"
-            )
-        owned(population, plan.where)
-        parents = jnp.zeros((children, 2), jnp.uint32)
-        return State(first, parents, jnp.asarray(n, jnp.uint32), jnp.asarray(sigma, jnp.float32))
+        next_id = jnp.asarray(size(population), jnp.uint32)
+        return State(first, unborn(plan, population), next_id, jnp.asarray(sigma, jnp.float32))
 
     return Strategy(init, *program(plan))
 

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from wslax.evolve.breeding import genetic_algorithm
 from wslax.evolve.differential import differential_evolution
 from wslax.evolve.genetic import genome
+from wslax.evolve.moving import genome_plus
 from wslax.evolve.strategy import Strategy
 from wslax.evolve.swarm import model_swarm
 from wslax.evolve.training import population_based_training
@@ -15,6 +16,7 @@ STRATEGIES: Mapping[str, Callable[..., Strategy]] = MappingProxyType(
         "differential_evolution": differential_evolution,
         "genetic_algorithm": genetic_algorithm,
         "genome": genome,
+        "genome_plus": genome_plus,
         "model_swarm": model_swarm,
         "population_based_training": population_based_training,
     }

@@ -197,6 +197,22 @@ def start(
     return Swarm(now, top, bottom, jnp.asarray(step, jnp.float32), jnp.asarray(n, jnp.uint32))
 
 
+def pulled(*, step: float, restart: int, where: Where, **numbers: float) -> Pull:
+    """A checked `Pull`.
+
+    Raises:
+      WeightSpaceError: for a number that is negative, all weights zero, or a restart below 1.
+    """
+    for what, value in (numbers | {"step": step}).items():
+        if not value >= 0:
+            raise WeightSpaceError(f"{what}: expected a number of at least 0, got {value}")
+    if not any(numbers[what] for what in ("inertia", "cognitive", "social", "repel")):
+        raise WeightSpaceError("a swarm: all weights are 0, so nothing would move")
+    if restart < 1:
+        raise WeightSpaceError(f"restart: expected at least 1, got {restart}")
+    return Pull(**numbers, restart=restart, where=hashable(where))
+
+
 def model_swarm(
     *,
     inertia: float = 0.4,
@@ -252,15 +268,17 @@ def model_swarm(
         >>> bool(end.state.top[1] > fitness(population).max())
         True
     """
-    weights = {"inertia": inertia, "cognitive": cognitive, "social": social, "repel": repel}
-    for what, value in (weights | {"step": step, "decay": decay, "least": least}).items():
-        if not value >= 0:
-            raise WeightSpaceError(f"{what}: expected a number of at least 0, got {value}")
-    if not any(weights.values()):
-        raise WeightSpaceError("model_swarm: all weights are 0, so nothing would move")
-    if restart < 1:
-        raise WeightSpaceError(f"restart: expected at least 1, got {restart}")
-    pull = Pull(inertia, cognitive, social, repel, decay, least, restart, hashable(where))
+    pull = pulled(
+        inertia=inertia,
+        cognitive=cognitive,
+        social=social,
+        repel=repel,
+        step=step,
+        decay=decay,
+        least=least,
+        restart=restart,
+        where=where,
+    )
 
     def init(key: Key, population: Params, fitness: Array | Evaluation) -> Swarm:
         return start(key, population, fitness, step, pull.where)
