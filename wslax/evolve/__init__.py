@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from wslax.evolve.breeding import genetic_algorithm as genetic_algorithm
     from wslax.evolve.crossover import linear as linear
     from wslax.evolve.differential import differential_evolution as differential_evolution
+    from wslax.evolve.directions import by_direction as by_direction
+    from wslax.evolve.directions import by_term as by_term
     from wslax.evolve.exchange import by_layer as by_layer
     from wslax.evolve.exchange import by_unit as by_unit
     from wslax.evolve.exchange import of_task_vectors as of_task_vectors
@@ -52,6 +54,7 @@ _NAMES = {
     "breeding": ["genetic_algorithm"],
     "crossover": ["linear"],
     "differential": ["differential_evolution"],
+    "directions": ["by_direction", "by_term"],
     "exchange": ["by_layer", "by_unit", "of_task_vectors", "uniform"],
     "genetic": ["genome", "genome_init"],
     "moving": ["genome_plus"],
