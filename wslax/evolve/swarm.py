@@ -161,7 +161,7 @@ def _program(pull: Pull) -> tuple[Callable[..., Any], Callable[..., Any]]:
     return jax.jit(functools.partial(ask, pull)), jax.jit(functools.partial(tell, pull))
 
 
-def toward(here: Population, there: Population, whom: Array, mine: Params) -> Population:
+def toward(here: Params, there: Params, whom: Array, mine: Params) -> Population:
     """From each member to the one of `there` that `whom` names; a 0 where a leaf does not move."""
 
     def way(x: Array, y: Array, mine: bool) -> Array:
