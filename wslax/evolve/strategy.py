@@ -249,14 +249,14 @@ def _write(rows: Array, new: Array, start: Array) -> Array:
     return tree.cast_like(jax.lax.dynamic_update_slice_in_dim(rows, new, start, 0), rows)
 
 
-def place(old: Members, children: Members, alive: Array) -> tuple[Members, Array]:
+def place(old: Any, children: Any, alive: Array) -> tuple[Any, Array]:
     """Write the surviving children into the slots of the members that did not survive.
 
     One member at a time and in place, so that a donated population is never held twice.
 
     Args:
-      old: N members.
-      children: C members.
+      old: N members: `Members`, or another tuple with `ids`.
+      children: C members of the same kind.
       alive: bool `[N + C]`, exactly N of them True: who survives, members first.
 
     Returns:
@@ -275,7 +275,7 @@ def place(old: Members, children: Members, alive: Array) -> tuple[Members, Array
     born = alive[n:]
     slots = losers[jnp.cumsum(born, dtype=jnp.int32) - 1]
 
-    def step(c: Array, now: Members) -> Members:
+    def step(c: Array, now: Any) -> Any:
         def write(leaf: Array, child: Array) -> Array:
             row = jax.lax.dynamic_index_in_dim(leaf, slots[c], 0)
             new = jax.lax.dynamic_index_in_dim(child, c, 0)
