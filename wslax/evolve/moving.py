@@ -101,7 +101,8 @@ def _launched(plan: Plan, key: Key, now: Particles, new: Members) -> Particles:
 
 @functools.lru_cache(maxsize=128)
 def _program(plan: Plan, pull: Pull) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    return tuple(jax.jit(functools.partial(fn, plan, pull)) for fn in (_ask, _tell))
+    ask, tell = (functools.partial(fn, plan, pull) for fn in (_ask, _tell))
+    return jax.jit(ask), jax.jit(tell)
 
 
 def genome_plus(

@@ -23,9 +23,6 @@ from wslax.typing import Array, Key, Params, Where
 RESAMPLED = np.float32(0.25)
 
 
-NAMES = ("what train gives", "the member")
-
-
 class Plan(NamedTuple):
     """What fixes the program; hashable."""
 
@@ -99,7 +96,8 @@ def _ask(plan: Plan, key: Key, state: State) -> tuple[Params, State]:
 
     def make(index: Array, buffer: Params) -> Params:
         made = jax.vmap(one)(index)
-        tree.check_like(*(jax.tree.map(lambda x: x[0], p) for p in (made, now.params)), *NAMES)
+        one_made, one_old = (jax.tree.map(lambda x: x[0], p) for p in (made, now.params))
+        tree.check_like(one_made, one_old, "what train gives", "the member")
         return made
 
     children = fill(empty(now.params, n), 0, n, plan.chunk, make)
