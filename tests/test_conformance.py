@@ -5,6 +5,7 @@ for its parameters taken from what it declares. Foreign code aside, all runs are
 promotion.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -215,7 +216,17 @@ def grow_case(method):
 # Evolving: `evolve.STRATEGIES`.
 
 
-def evolve_case(name, make):
+OPTIONS = {
+    "genetic_algorithm": {"mutate": functools.partial(ws.evolve.gaussian, sigma=0.0, rate=0.1)},
+    "population_based_training": {
+        "train": lambda key, member: member, "hyper": "hidden/bias", "factors": (1.0, 1.0)
+    },
+}  # fmt: skip
+
+
+def evolve_case(name, maker):
+    make = functools.partial(maker, **OPTIONS.get(name, {}))
+
     def fitness(population):
         return population["hidden"]["kernel"].astype("float32").sum((1, 2))
 

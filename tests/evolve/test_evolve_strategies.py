@@ -1,6 +1,7 @@
 """What every strategy promises, driven by the registry."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,28 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from wslax import WeightSpaceError, evolve
 
-OPTIONS = {"genome": {"mutation_rate": 0.5, "gene_rate": 0.1}}
+
+def drift(key, member):
+    """A step of training, of a member whose setting is `half`."""
+    kernel = member["kernel"]
+    noise = jax.random.normal(key, kernel.shape, kernel.dtype)
+    return member | {"kernel": 0.9 * kernel + 0.01 * noise}
+
+
+OPTIONS = {
+    "genome": {"mutation_rate": 0.5, "gene_rate": 0.1},
+    "population_based_training": {"train": drift, "hyper": "half"},
+}
 strategies = pytest.mark.parametrize("name", sorted(evolve.STRATEGIES))
+
+
+def having(option):
+    """The strategies that have an option."""
+    makers = evolve.STRATEGIES.items()
+    names = (name for name, make in makers if option in inspect.signature(make).parameters)
+    return pytest.mark.parametrize("name", sorted(names))
+
+
 N = 9
 
 
@@ -101,7 +122,7 @@ def test_a_scan_over_generations_types_in_x64_and_strictly(name):
         assert info.best.shape == (3,)
 
 
-@pytest.mark.parametrize("name", ["genome"])
+@having("chunk")
 def test_same_key_same_bits_whatever_the_chunk(name):
     states = [evolved(make(name, chunk=c), started(make(name)), 3)[0] for c in (2, 64)]
     same(*states)
@@ -183,7 +204,7 @@ def test_a_population_without_any_fitness_goes_on(name):
     assert np.isfinite(np.asarray(state.members.params["kernel"])).all()
 
 
-@pytest.mark.parametrize("name", ["genome"])
+@pytest.mark.parametrize("name", ["differential_evolution", "genetic_algorithm", "genome"])
 def test_the_best_is_never_lost(name):
     state, best = started(make(name)), []
     for g in range(8):
@@ -204,7 +225,7 @@ def test_integer_bool_and_key_leaves_come_whole_from_one_parent(name):
         np.testing.assert_array_equal(last["key"][j], first["key"][i])
 
 
-@strategies
+@having("where")  # a trainer may change any leaf
 def test_leaves_outside_where_keep_their_bits(name):
     first = raw(population())["half"].view(np.uint16)
     state, _ = evolved(make(name, where=["kernel"]), started(make(name)), 5)

@@ -5,7 +5,11 @@ from typing import TYPE_CHECKING
 from wslax._lazy import attach
 
 if TYPE_CHECKING:
+    from wslax.evolve.breeding import genetic_algorithm as genetic_algorithm
     from wslax.evolve.crossover import linear as linear
+    from wslax.evolve.differential import differential_evolution as differential_evolution
+    from wslax.evolve.directions import by_direction as by_direction
+    from wslax.evolve.directions import by_term as by_term
     from wslax.evolve.exchange import by_layer as by_layer
     from wslax.evolve.exchange import by_unit as by_unit
     from wslax.evolve.exchange import of_task_vectors as of_task_vectors
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
     from wslax.evolve.lineage import Birth as Birth
     from wslax.evolve.lineage import ancestry as ancestry
     from wslax.evolve.lineage import births as births
+    from wslax.evolve.moving import genome_plus as genome_plus
     from wslax.evolve.mutation import gaussian as gaussian
     from wslax.evolve.registry import STRATEGIES as STRATEGIES
     from wslax.evolve.runs import Founders as Founders
@@ -40,18 +45,26 @@ if TYPE_CHECKING:
     from wslax.evolve.strategy import Info as Info
     from wslax.evolve.strategy import Members as Members
     from wslax.evolve.strategy import Strategy as Strategy
+    from wslax.evolve.succession import comma as comma
+    from wslax.evolve.succession import crowding as crowding
+    from wslax.evolve.succession import plus as plus
     from wslax.evolve.swarm import Swarm as Swarm
     from wslax.evolve.swarm import model_swarm as model_swarm
+    from wslax.evolve.training import population_based_training as population_based_training
     from wslax.evolve.variation import low_rank as low_rank
     from wslax.evolve.variation import reset as reset
     from wslax.evolve.variation import spectral as spectral
 
 _NAMES = {
+    "breeding": ["genetic_algorithm"],
     "crossover": ["linear"],
+    "differential": ["differential_evolution"],
+    "directions": ["by_direction", "by_term"],
     "exchange": ["by_layer", "by_unit", "of_task_vectors", "uniform"],
     "genetic": ["genome", "genome_init"],
     "judging": ["each"],
     "lineage": ["Birth", "ancestry", "births"],
+    "moving": ["genome_plus"],
     "mutation": ["gaussian"],
     "registry": ["STRATEGIES"],
     "runs": ["Founders", "Run", "run"],
@@ -60,7 +73,9 @@ _NAMES = {
     "selection": ["elite", "pairs", "rank_shares", "ranked", "roulette", "shares", "tournament"],
     "spanning": ["Span", "span"],
     "strategy": ["Evaluation", "Info", "Members", "Strategy"],
+    "succession": ["comma", "crowding", "plus"],
     "swarm": ["Swarm", "model_swarm"],
+    "training": ["population_based_training"],
     "variation": ["low_rank", "reset", "spectral"],
 }
 

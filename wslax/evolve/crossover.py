@@ -14,8 +14,8 @@ Crossover = Callable[[Key, Population, Array], Params]
 def linear(key: Key, pair: Population, coef: PerMember) -> Params:
     r"""GENOME's linear crossover: \(y = c_0 x_0 + c_1 x_1\), with fitness shares as \(c\).
 
-    Any `(key, pair, coef) -> params` is a crossover, so a merging method is one too:
-    `lambda key, pair, coef: ws.merge.ties(pair, base, coef=coef, density=0.7)`.
+    Any `(key, pair, coef) -> params` is a crossover, so a merging method is one too; the example
+    has TIES, DARE and spherical interpolation.
 
     Args:
       key: unused; a random crossover draws from it, it differs from child to child.
@@ -27,9 +27,25 @@ def linear(key: Key, pair: Population, coef: PerMember) -> Params:
       first parent.
 
     Example:
-        >>> import jax.numpy as jnp, wslax as ws
+        >>> import jax, jax.numpy as jnp, wslax as ws
         >>> ws.evolve.linear(0, {"w": jnp.array([[1.0], [3.0]])}, jnp.array([0.75, 0.25]))
         {'w': Array([1.5], dtype=float32)}
+        >>> base = {"w": jnp.zeros(3)}
+        >>> merges = {
+        ...     "ties": lambda key, pair, coef: ws.merge.ties(pair, base, coef=coef, density=0.7),
+        ...     "dare": lambda key, pair, coef: ws.merge.dare_linear(
+        ...         pair, base, key=key, coef=coef, density=0.5),
+        ...     "slerp": lambda key, pair, coef: ws.merge.slerp(pair, t=coef[1]),
+        ... }
+        >>> population = {"w": jnp.eye(3) + 1}
+        >>> for name, merge in merges.items():
+        ...     strategy = ws.evolve.genome(crossover=merge, mutation_rate=0.0)
+        ...     state = strategy.init(0, population, jnp.array([1.0, 2.0, 3.0]))
+        ...     children, _ = strategy.ask(jax.random.key(0), state)
+        ...     print(name, children["w"].shape)
+        ties (1, 3)
+        dare (1, 3)
+        slerp (1, 3)
     """
 
     def blend(x: Array) -> Array:

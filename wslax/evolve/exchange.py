@@ -17,13 +17,13 @@ from wslax.symmetry.types import Groups, Site
 from wslax.typing import Array, Key, Params, PerMember, Population
 
 
-def _coins(key: Key, what: str, count: int, coef: PerMember) -> Array:
+def coins(key: Key, what: str, count: int, coef: PerMember) -> Array:
     """For each of `count` pieces whether it comes from the first parent."""
     words = random.bits(key, f"evolve/exchange/{what}", count, xp=jnp)
     return random.uniform(words) < coef[0] / (coef[0] + coef[1])
 
 
-def _taken(x: Array, first: Any) -> Array:
+def taken(x: Array, first: Any) -> Array:
     """`x[0]` where `first`, else `x[1]`; leaves that hold no floats come from the first parent."""
     return tree.cast_like(jnp.where(first, x[0], x[1]), x) if tree.is_float(x) else x[0]
 
@@ -52,7 +52,7 @@ def uniform(key: Key, pair: Population, coef: PerMember) -> Params:
 
     def take(name: str, x: Array) -> Array:
         size = x.size // 2
-        return _taken(x, _coins(key, name, size, coef).reshape(x.shape[1:]))
+        return taken(x, coins(key, name, size, coef).reshape(x.shape[1:]))
 
     return tree.map_named(take, pair)
 
@@ -81,7 +81,7 @@ def by_layer(label: Callable[[str], str] = _layer) -> Crossover:
 
     def cross(key: Key, pair: Population, coef: PerMember) -> Params:
         def take(name: str, x: Array) -> Array:
-            return _taken(x, _coins(key, f"layer/{label(name)}", 1, coef)[0])
+            return taken(x, coins(key, f"layer/{label(name)}", 1, coef)[0])
 
         return tree.map_named(take, pair)
 
@@ -141,21 +141,21 @@ def by_unit(groups: Groups) -> Crossover:
     deciding = _deciding(groups)
 
     def cross(key: Key, pair: Population, coef: PerMember) -> Params:
-        coins: Mapping[int, Array] = {
-            group.id: _coins(key, f"group/{group.id}", group.size, coef) for group in groups.free
+        drawn: Mapping[int, Array] = {
+            group.id: coins(key, f"group/{group.id}", group.size, coef) for group in groups.free
         }
 
         def take(name: str, x: Array) -> Array:
-            first = _coins(key, f"leaf/{name}", 1, coef)[0]
+            first = coins(key, f"leaf/{name}", 1, coef)[0]
             sites = deciding.get(name, [])
             if not sites:
-                return _taken(x, first)
+                return taken(x, first)
             axis, shape = sites[0][1].axis, x.shape[1:]
             first = jnp.broadcast_to(first, shape[axis])
             for id, site in sites:
                 units = layout.units(site, shape[axis])
-                first = jnp.where(units >= 0, coins[id][np.maximum(units, 0)], first)
-            return _taken(x, layout.across(first, axis, len(shape)))
+                first = jnp.where(units >= 0, drawn[id][np.maximum(units, 0)], first)
+            return taken(x, layout.across(first, axis, len(shape)))
 
         return tree.map_named(take, pair)
 

@@ -1,4 +1,4 @@
-"""One generation of GENOME: `ask` makes the children, `tell` chooses who stays."""
+"""Generations: how children are bred and survivors placed, and those of GENOME."""
 
 import functools
 from collections.abc import Callable
@@ -9,12 +9,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from wslax import random, tree
+from wslax.errors import WeightSpaceError
 from wslax.evolve.crossover import Crossover, cross
-from wslax.evolve.mutation import gaussian
+from wslax.evolve.mutation import check_rate, gaussian
 from wslax.evolve.selection import ranked, roulette, shares, tournament
-from wslax.evolve.strategy import Evaluation, Info, Members, empty, fill, place, report, told
-from wslax.population.members import as_key
-from wslax.typing import Array, Key, Params, Population, Where
+from wslax.evolve.strategy import (
+    Evaluation,
+    Info,
+    Members,
+    choose,
+    empty,
+    fill,
+    newborn,
+    place,
+    report,
+)
+from wslax.globs import hashable
+from wslax.population.members import as_key, size
+from wslax.typing import Array, Key, Params, PerMember, Population, Where
+
+# `(key, old members, new members, parents' ids [C, 2]) -> ` who stays, the first with more right.
+Survive = Callable[[Key, Members, Members, Array], Array]
 
 
 class Plan(NamedTuple):
@@ -53,28 +68,141 @@ def counts(plan: Plan, n: int) -> tuple[int, int, int]:
     return crossed, of_members, of_children
 
 
+def planned(
+    *,
+    cross_rate: float,
+    mutation_rate: float,
+    gene_rate: float,
+    elite: float,
+    tournament: int,
+    crossover: Crossover,
+    where: Where,
+    chunk: int,
+) -> Plan:
+    """A checked plan.
+
+    Raises:
+      WeightSpaceError: if a rate is outside [0, 1] or a size is below 1.
+    """
+    rates = {"cross_rate": cross_rate, "mutation_rate": mutation_rate, "gene_rate": gene_rate}
+    for what, rate in (rates | {"elite": elite}).items():
+        check_rate(what, rate)
+    for what, least in {"tournament": tournament, "chunk": chunk}.items():
+        if least < 1:
+            raise WeightSpaceError(f"{what}: expected at least 1, got {least}")
+    globs = hashable(where)
+    return Plan(cross_rate, mutation_rate, gene_rate, elite, tournament, crossover, globs, chunk)
+
+
+def unborn(plan: Plan, population: Population) -> Array:
+    """Room for the parents' ids of the children that a population gets, `[C, 2]`.
+
+    Raises:
+      WeightSpaceError: if there would be none, or `where` picks nothing.
+    """
+    owned(population, plan.where)
+    n = size(population)
+    children = sum(counts(plan, n))
+    if children == 0:
+        raise WeightSpaceError(
+            f"no child of {n} member(s) at cross_rate={plan.cross_rate}, "
+            f"mutation_rate={plan.mutation_rate}; give more members or raise mutation_rate"
+        )
+    return jnp.zeros((children, 2), jnp.uint32)
+
+
+def elites(plan: Plan, n: int) -> int:
+    """How many of n members stay by rank: at least one."""
+    return max(1, int(plan.elite * n))
+
+
 def owned(population: Population, where: Where) -> Params:
     """The leaves that operators may change: floating ones that `where` picks."""
     picked = tree.picked(population, where)
     return jax.tree.map(lambda x, mine: mine and tree.is_float(x), population, picked)
 
 
+def coefficients(fitness: PerMember, couples: Array) -> Array:
+    """The shares of fitness within each couple, `[C, 2]` of sum 1; halves where both are 0."""
+    share = shares(fitness)[couples].astype(jnp.float32)
+    total = share.sum(1, keepdims=True)
+    return jnp.where(total > 0, share / total, np.float32(0.5))
+
+
 def crossed(
-    plan: Plan, key: Key, population: Population, parents: Array, coef: Array, ids: Array
+    crossover: Crossover,
+    key: Key,
+    population: Population,
+    mine: Params,
+    parents: Array,
+    coef: Array,
+    ids: Array,
 ) -> Callable[[Array, Params], Params]:
     """`(index, buffer) -> children`: merges of `parents[index]`, each with a key of its own."""
-    mine = owned(population, plan.where)
     key = as_key(key)
 
     def one(parents: Array, coef: Array, id_: Array) -> Params:
-        child_key = jax.random.fold_in(key, id_)
-        return cross(plan.crossover, child_key, population, parents, coef, mine)
+        return cross(crossover, jax.random.fold_in(key, id_), population, parents, coef, mine)
 
     return lambda index, _: jax.vmap(one)(parents[index], coef[index], ids[index])
 
 
+def alive(first: Array, fitness: PerMember, ids: PerMember, n: int) -> Array:
+    """Who stays, `[members]` with n True: those named first, then the best of the rest."""
+    total = fitness.shape[0]
+    rank = jnp.arange(total, dtype=jnp.int32)
+    claim = jnp.zeros(total, jnp.int32).at[ranked(fitness, ids)].set(rank + first.shape[0])
+    claim = claim.at[first].min(jnp.arange(first.shape[0], dtype=jnp.int32))
+    return jnp.zeros(total, bool).at[jnp.argsort(claim)[:n]].set(True)
+
+
+def settle(
+    survive: Survive,
+    key: Key,
+    state: Any,
+    children: Params,
+    evaluation: Array | Evaluation,
+    elite: int = 0,
+) -> tuple[Any, Info]:
+    """`tell`: the children join; the elite, then those that `survive` names, stay.
+
+    Whoever it names twice counts once; the best of the rest take places that are left.
+    """
+    old = state.members
+    ids = state.next_id + jnp.arange(state.parents.shape[0], dtype=jnp.uint32)
+    new = newborn(old, children, evaluation, ids)
+    fitness, every_id = (jnp.concatenate(both) for both in zip(old[1:3], new[1:3], strict=True))
+    stay = survive(key, old, new, state.parents).astype(jnp.int32)
+    first = jnp.concatenate([ranked(fitness, every_id)[:elite], stay])
+    now, slots = place(old, new, alive(first, fitness, every_id, old.ids.shape[0]))
+    info = report(now, ids, state.parents, new.fitness, slots)
+    return state._replace(members=now, next_id=state.next_id + np.uint32(ids.shape[0])), info
+
+
+def following(next_id: Array, ids: PerMember) -> Array:
+    """Ids of one child a member, in the order of the members' own, whatever that of the slots."""
+    return next_id + jnp.argsort(jnp.argsort(ids)).astype(jnp.uint32)
+
+
+def duel(
+    better: Callable[[PerMember, PerMember], Array],
+    state: Any,
+    children: Params,
+    evaluation: Array | Evaluation,
+) -> tuple[Any, Info]:
+    """`tell` where each child competes with the member in its own slot, and with no other."""
+    old = state.members
+    n = old.ids.shape[0]
+    new = newborn(old, children, evaluation, following(state.next_id, old.ids))
+    wins = better(new.fitness, old.fitness)
+    now = choose(wins, new, old)
+    slots = jnp.where(wins, jnp.arange(n, dtype=jnp.int32), jnp.int32(-1))
+    info = report(now, new.ids, state.parents, new.fitness, slots)
+    return state._replace(members=now, next_id=state.next_id + np.uint32(n)), info
+
+
 def _mutants(
-    plan: Plan, key: Key, state: State, parents: Array, ids: Array, source: Population | None
+    plan: Plan, key: Key, state: Any, parents: Array, ids: Array, source: Population | None
 ) -> Callable[[Array, Params], Params]:
     """`(index, buffer) -> mutants` of members of `source`, or of children in the buffer itself."""
     mine = owned(state.members.params, plan.where)
@@ -97,8 +225,11 @@ def _shuffled(key: Key, what: str, n: int, count: int) -> Array:
     return jnp.argsort(words)[:count].astype(jnp.int32)
 
 
-def ask(plan: Plan, key: Key, state: State) -> tuple[Params, State]:
-    """The children of a generation: merges, then mutants of members, then mutants of merges."""
+def ask(plan: Plan, key: Key, state: Any) -> tuple[Params, Any]:
+    """The children of a generation: merges, then mutants of members, then mutants of merges.
+
+    The state has the fields of a `State`.
+    """
     now = state.members
     n, total = now.ids.shape[0], state.parents.shape[0]
     merges, of_members, of_children = counts(plan, n)
@@ -107,16 +238,15 @@ def ask(plan: Plan, key: Key, state: State) -> tuple[Params, State]:
     couples = jnp.zeros((0, 2), jnp.int32)
     if merges:
         couples = roulette(key, now.fitness, merges, 2, ids=now.ids)
-    share = shares(now.fitness)[couples].astype(jnp.float32)
-    total_share = share.sum(1, keepdims=True)
-    coef = jnp.where(total_share > 0, share / total_share, np.float32(0.5))
+    coef = coefficients(now.fitness, couples)
     lone = ranked(now.fitness, now.ids)[_shuffled(key, "mutated members", n, of_members)]
     again = _shuffled(key, "mutated children", merges, of_children)
     # One row a child: whom it is made of, an index of a member or of a child.
     made_of = jnp.concatenate([couples[:, :1].ravel(), lone, again])
 
     children = empty(now.params, total)
-    merge = crossed(plan, key, now.params, couples, coef, ids)
+    mine = owned(now.params, plan.where)
+    merge = crossed(plan.crossover, key, now.params, mine, couples, coef, ids)
     mutate = functools.partial(_mutants, plan, key, state, made_of, ids)
     stops = (0, merges, merges + of_members, total)
     for make, start, stop in zip(
@@ -132,20 +262,15 @@ def tell(
     plan: Plan, key: Key, state: State, children: Params, evaluation: Array | Evaluation
 ) -> tuple[State, Info]:
     """Elites of parents and children together, then tournaments without replacement."""
-    old = state.members
-    n, total = old.ids.shape[0], state.parents.shape[0]
-    tree.check_structure(children, old.params, "children", "the population")
-    fitness = jnp.asarray(told(evaluation, total).fitness, old.fitness.dtype)
-    ids = state.next_id + jnp.arange(total, dtype=jnp.uint32)
-    every = jnp.concatenate([old.fitness, fitness])
-    every_id = jnp.concatenate([old.ids, ids])
-    elites = max(1, int(plan.elite * n))
-    winners = tournament(key, every, n - elites, size=plan.tournament, spare=elites, ids=every_id)
-    stay = jnp.concatenate([ranked(every, every_id)[:elites], winners])
-    alive = jnp.zeros(n + total, bool).at[stay].set(True)
-    now, slots = place(old, Members(children, fitness, ids), alive)
-    info = report(now, ids, state.parents, fitness, slots)
-    return state._replace(members=now, next_id=state.next_id + np.uint32(total)), info
+
+    def survive(key: Key, old: Members, new: Members, parents: Array) -> Array:
+        fitness = jnp.concatenate([old.fitness, new.fitness])
+        ids = jnp.concatenate([old.ids, new.ids])
+        count = old.ids.shape[0] - spare
+        return tournament(key, fitness, count, size=plan.tournament, spare=spare, ids=ids)
+
+    spare = elites(plan, state.members.ids.shape[0])
+    return settle(survive, key, state, children, evaluation, spare)
 
 
 @functools.lru_cache(maxsize=128)

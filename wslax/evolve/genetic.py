@@ -1,14 +1,11 @@
 """GENOME: a genetic algorithm whose crossover is a merge (Zhang et al. 2025, arXiv:2503.01155)."""
 
-from typing import Any
-
 import jax.numpy as jnp
 
 from wslax import random
 from wslax.errors import WeightSpaceError
 from wslax.evolve.crossover import Crossover, linear
-from wslax.evolve.generation import Plan, State, counts, crossed, owned, program
-from wslax.evolve.mutation import check_rate
+from wslax.evolve.generation import State, crossed, owned, planned, program, unborn
 from wslax.evolve.selection import pairs
 from wslax.evolve.strategy import Evaluation, Strategy, empty, fill, members
 from wslax.globs import hashable
@@ -83,27 +80,22 @@ def genome(
         >>> bool(end.members.fitness.max() > fitness(population).max())
         True
     """
-    rates = {"cross_rate": cross_rate, "mutation_rate": mutation_rate, "gene_rate": gene_rate}
-    for what, rate in (rates | {"elite": elite}).items():
-        check_rate(what, rate)
-    for what, least in {"tournament": tournament, "chunk": chunk}.items():
-        if least < 1:
-            raise WeightSpaceError(f"{what}: expected at least 1, got {least}")
-    plan = _plan(cross_rate, mutation_rate, gene_rate, elite, tournament, crossover, where, chunk)
+    plan = planned(
+        cross_rate=cross_rate,
+        mutation_rate=mutation_rate,
+        gene_rate=gene_rate,
+        elite=elite,
+        tournament=tournament,
+        crossover=crossover,
+        where=where,
+        chunk=chunk,
+    )
 
     def init(key: Key, population: Params, evaluation: Array | Evaluation) -> State:
         """The first state; draws nothing. `population` may share memory with it."""
         first = members(population, evaluation)
-        n = size(population)
-        children = sum(counts(plan, n))
-        if children == 0:
-            raise WeightSpaceError(
-                f"genome makes no child of {n} member(s) at cross_rate={cross_rate}, "
-                f"mutation_rate={mutation_rate}; give more members or raise mutation_rate"
-            )
-        owned(population, plan.where)
-        parents = jnp.zeros((children, 2), jnp.uint32)
-        return State(first, parents, jnp.asarray(n, jnp.uint32), jnp.asarray(sigma, jnp.float32))
+        next_id = jnp.asarray(size(population), jnp.uint32)
+        return State(first, unborn(plan, population), next_id, jnp.asarray(sigma, jnp.float32))
 
     return Strategy(init, *program(plan))
 
@@ -146,12 +138,7 @@ def genome_init(
     parents = pairs(key, size(experts), n)
     u = 1 - random.uniform(random.bits(key, "evolve/weights", 2 * n, xp=jnp)).reshape(n, 2)
     coef = u / u.sum(1, keepdims=True)
-    plan = _plan(0.0, 0.0, 0.0, 0.0, 1, crossover, where, chunk)
-    make = crossed(plan, key, experts, parents, coef, jnp.arange(n, dtype=jnp.uint32))
+    ids = jnp.arange(n, dtype=jnp.uint32)
+    mine = owned(experts, hashable(where))
+    make = crossed(crossover, key, experts, mine, parents, coef, ids)
     return fill(empty(experts, n), 0, n, chunk, make)
-
-
-def _plan(*args: Any) -> Plan:
-    """A plan whose globs are hashable."""
-    plan = Plan(*args)
-    return plan._replace(where=hashable(plan.where))

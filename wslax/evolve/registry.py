@@ -3,11 +3,22 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from wslax.evolve.breeding import genetic_algorithm
+from wslax.evolve.differential import differential_evolution
 from wslax.evolve.genetic import genome
+from wslax.evolve.moving import genome_plus
 from wslax.evolve.strategy import Strategy
 from wslax.evolve.swarm import model_swarm
+from wslax.evolve.training import population_based_training
 
 STRATEGIES: Mapping[str, Callable[..., Strategy]] = MappingProxyType(
-    {"genome": genome, "model_swarm": model_swarm}
+    {
+        "differential_evolution": differential_evolution,
+        "genetic_algorithm": genetic_algorithm,
+        "genome": genome,
+        "genome_plus": genome_plus,
+        "model_swarm": model_swarm,
+        "population_based_training": population_based_training,
+    }
 )
-"""Name to the function that makes the strategy; all of its arguments have defaults."""
+"""Name to the function that makes the strategy."""

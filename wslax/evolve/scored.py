@@ -13,6 +13,7 @@ from wslax.typing import Array, Key, PerMember
 def _shared(scores: Array, alpha: float) -> Array:
     """What each member gets of each item, `[N, items]`."""
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    scores = jnp.where(jnp.isnan(scores), 0, scores)
     total = scores.sum(0, keepdims=True)
     return jnp.where(total > 0, scores / jnp.where(total > 0, total, 1) ** alpha, 0)
 
@@ -23,7 +24,7 @@ def niche_fitness(scores: Array, *, alpha: float = 1.0) -> Array:
     \[f_i = \sum_j S_{ij} / z_j, \qquad z_j = \big(\sum_i S_{ij}\big)^\alpha\]
 
     Args:
-      scores: `[N, items]`, bool or not negative.
+      scores: `[N, items]`, bool or not negative; NaN counts as 0.
       alpha: 1 (default, the paper's) shares each item, 0 is the plain sum.
 
     Returns:

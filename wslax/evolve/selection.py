@@ -207,12 +207,17 @@ def tournament(
     *,
     size: int = 3,
     spare: int = 0,
+    replace: bool = False,
     ids: PerMember | None = None,
 ) -> Array:
-    """Winners of tournaments without replacement: a winner leaves the pool.
+    """Winners of tournaments; a winner leaves the pool, or stays in it.
 
-    Each round draws `size` distinct members of the pool (all of it when fewer are left); the best
-    wins. Members without a fitness enter only when no other is left, in order of id.
+    Without replacement each round draws `size` distinct members of the pool (all of it when fewer
+    are left); the best wins and leaves. Members without a fitness enter only when no other is left,
+    in order of id.
+
+    With replacement the pool stays the same and each competitor is drawn alone, so a member may
+    meet itself and win more than once: how parents are chosen (Goldberg and Deb 1991).
 
     Args:
       key: a JAX key or seed.
@@ -220,13 +225,14 @@ def tournament(
       count: how many winners; static.
       size: how many compete, GENOME's 3; static.
       spare: how many of the best stay outside (elites chosen before); static.
+      replace: whether winners stay in the pool.
       ids: `[N]`, breaks ties.
 
     Returns:
-      int32 `[count]`, distinct.
+      int32 `[count]`, distinct unless `replace`.
 
     Raises:
-      WeightSpaceError: if the pool has fewer than `count`.
+      WeightSpaceError: if the pool has fewer than `count`, or with `replace` none.
 
     Example:
         >>> import jax.numpy as jnp, wslax as ws
@@ -235,13 +241,17 @@ def tournament(
     """
     fitness = jnp.asarray(fitness)
     pool = ranked(fitness, ids)[spare:]
-    if count > pool.shape[0]:
+    if pool.shape[0] < (min(count, 1) if replace else count):
         raise WeightSpaceError(f"tournament: {count} winners of a pool of {pool.shape[0]}")
     if count == 0:
         return pool[:0]
     entered = jnp.sum(~jnp.isnan(fitness), dtype=jnp.int32) - spare
     u = random.uniform(random.bits(key, "evolve/tournament", count * size, xp=jnp))
     u = u.reshape(count, size)
+    if replace:
+        among = jnp.where(entered > 0, entered, pool.shape[0])
+        drawn = (u * among.astype(jnp.float32)).astype(jnp.int32)
+        return pool[jnp.minimum(drawn, among - 1).min(1)]
 
     def swap(places: jax.Array, i: Array, j: Array) -> jax.Array:
         a, b = places[i], places[j]

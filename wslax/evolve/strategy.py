@@ -75,11 +75,15 @@ class Members(NamedTuple):
       params: the parameters, and anything else a member owns.
       fitness: higher is better, NaN where unevaluated.
       ids: uint32, unique over a run and never reused.
+      scores: as told in an `Evaluation`, or None.
+      descriptors: likewise.
     """
 
     params: Population
     fitness: PerMember
     ids: PerMember
+    scores: Array | None = None
+    descriptors: Array | None = None
 
 
 class Info(NamedTuple):
@@ -111,7 +115,7 @@ def members(population: Params, evaluation: Array | Evaluation) -> Members:
 
     Args:
       population: leaves `[N, ...]`.
-      evaluation: fitness `[N]`; integers and half types become float32.
+      evaluation: a fitness `[N]`, or an `Evaluation`; integers and half types become float32.
 
     Raises:
       WeightSpaceError: if a leaf has another leading size, or there is no leaf or member.
@@ -122,16 +126,18 @@ def members(population: Params, evaluation: Array | Evaluation) -> Members:
         dtype('float32')
     """
     n = size(population)
-    fitness = jnp.asarray(told(evaluation, n).fitness)
+    fitness, scores, descriptors = told(evaluation, n)
+    fitness = jnp.asarray(fitness)
     fitness = fitness.astype(tree.wide(fitness))
-    return Members(jax.tree.map(jnp.asarray, population), fitness, jnp.arange(n, dtype=jnp.uint32))
+    ids = jnp.arange(n, dtype=jnp.uint32)
+    return Members(jax.tree.map(jnp.asarray, population), fitness, ids, scores, descriptors)
 
 
 def told(evaluation: Array | Evaluation, n: int) -> Evaluation:
-    """What a strategy was told of `n` members, checked: a fitness alone, or an `Evaluation`.
+    """What was told of `n` members, checked: a fitness alone, or an `Evaluation`.
 
     Raises:
-      WeightSpaceError: if a part has another leading size than the children.
+      WeightSpaceError: if a part has another leading size.
 
     Example:
         >>> import jax.numpy as jnp
@@ -144,9 +150,43 @@ def told(evaluation: Array | Evaluation, n: int) -> Evaluation:
             continue
         rank = 1 if what == "fitness" else 2
         if jnp.ndim(value) != rank or jnp.shape(value)[0] != n:
-            wanted = "one number a member" if rank == 1 else "one row a member"
+            wanted = f"one {'number' if rank == 1 else 'row'} a member"
             raise WeightSpaceError(f"{what}: expected {wanted}, [{n}], got {tree.aval(value)}")
     return given
+
+
+def newborn(
+    old: Members, children: Params, evaluation: Array | Evaluation, ids: PerMember
+) -> Members:
+    """Evaluated children as members like the old ones.
+
+    Raises:
+      WeightSpaceError: if the trees differ, or scores or descriptors are known of one side alone.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> old = members(jnp.zeros(2), Evaluation(jnp.zeros(2), scores=jnp.zeros((2, 5))))
+        >>> newborn(old, jnp.zeros(1), jnp.zeros(1), jnp.array([2]))
+        Traceback (most recent call last):
+        ...
+        wslax.errors.WeightSpaceError: scores: known of the population, not of the children
+    """
+    tree.check_structure(children, old.params, "children", "the population")
+    given = told(evaluation, ids.shape[0])
+    for what, value in given._asdict().items():
+        known = getattr(old, what)
+        if (value is None) != (known is None):
+            here, there = ("population", "children")[:: 1 if value is None else -1]
+            raise WeightSpaceError(f"{what}: known of the {here}, not of the {there}")
+        if value is not None and jnp.shape(value)[1:] != known.shape[1:]:
+            raise WeightSpaceError(
+                f"{what}: the population has {tree.aval(known)}, the children {tree.aval(value)}"
+            )
+    fitness, *more = (
+        None if value is None else jnp.asarray(value, getattr(old, what).dtype)
+        for what, value in given._asdict().items()
+    )
+    return Members(children, fitness, ids, *more)
 
 
 def empty(population: Population, n: int) -> Params:
@@ -210,14 +250,14 @@ def _write(rows: Array, new: Array, start: Array) -> Array:
     return tree.cast_like(jax.lax.dynamic_update_slice_in_dim(rows, new, start, 0), rows)
 
 
-def place(old: Members, children: Members, alive: Array) -> tuple[Members, Array]:
+def place(old: Any, children: Any, alive: Array) -> tuple[Any, Array]:
     """Write the surviving children into the slots of the members that did not survive.
 
     One member at a time and in place, so that a donated population is never held twice.
 
     Args:
-      old: N members.
-      children: C members.
+      old: N members: `Members`, or another tuple with `ids`.
+      children: C members of the same kind.
       alive: bool `[N + C]`, exactly N of them True: who survives, members first.
 
     Returns:
@@ -236,7 +276,7 @@ def place(old: Members, children: Members, alive: Array) -> tuple[Members, Array
     born = alive[n:]
     slots = losers[jnp.cumsum(born, dtype=jnp.int32) - 1]
 
-    def step(c: Array, now: Members) -> Members:
+    def step(c: Array, now: Any) -> Any:
         def write(leaf: Array, child: Array) -> Array:
             row = jax.lax.dynamic_index_in_dim(leaf, slots[c], 0)
             new = jax.lax.dynamic_index_in_dim(child, c, 0)
@@ -248,6 +288,22 @@ def place(old: Members, children: Members, alive: Array) -> tuple[Members, Array
 
     now = jax.lax.fori_loop(0, born.shape[0], step, old)
     return now, jnp.where(born, slots, jnp.int32(-1))
+
+
+def choose(rows: Array, new: Population, old: Population) -> Population:
+    """The new members where a row is True, with the dtypes and weak types of the old.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> choose(jnp.array([True, False]), jnp.ones((2, 1)), jnp.zeros((2, 1))).tolist()
+        [[1.0], [0.0]]
+    """
+
+    def of(a: Array, b: Array) -> Array:
+        along = rows.reshape(-1, *(1,) * (a.ndim - 1))
+        return tree.cast_like(jnp.where(along, a, b), b)
+
+    return jax.tree.map(of, new, old)
 
 
 def report(now: Members, ids: Array, parents: Array, fitness: Array, slots: Array) -> Info:

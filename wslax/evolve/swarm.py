@@ -10,8 +10,17 @@ import numpy as np
 
 from wslax import random, tree
 from wslax.errors import WeightSpaceError
-from wslax.evolve.generation import owned
-from wslax.evolve.strategy import Evaluation, Info, Members, Strategy, members, report, told
+from wslax.evolve.generation import following, owned
+from wslax.evolve.strategy import (
+    Evaluation,
+    Info,
+    Members,
+    Strategy,
+    choose,
+    members,
+    report,
+    told,
+)
 from wslax.globs import hashable
 from wslax.population import size
 from wslax.typing import Array, Key, Params, Population, Where
@@ -72,16 +81,6 @@ def _row(population: Population, i: Array) -> Params:
     return jax.tree.map(lambda x: x[i], population)
 
 
-def _where(rows: Array, new: Population, old: Population) -> Population:
-    """The new members where a row is True."""
-
-    def choose(a: Array, b: Array) -> Array:
-        along = rows.reshape(-1, *(1,) * (a.ndim - 1))
-        return tree.cast_like(jnp.where(along, a, b), b)
-
-    return jax.tree.map(choose, new, old)
-
-
 def _extreme(seen: tuple[Params, Array], now: Any, sign: int) -> tuple[Params, Array]:
     """What was seen, or the best (worst, for -1) of the members where it goes further."""
     value = jnp.where(jnp.isnan(now.fitness), -jnp.inf, sign * now.fitness)
@@ -92,7 +91,14 @@ def _extreme(seen: tuple[Params, Array], now: Any, sign: int) -> tuple[Params, A
     return kept, jnp.where(further, now.fitness[i], seen[1])
 
 
-def _ask(pull: Pull, key: Key, state: Swarm) -> tuple[Population, Swarm]:
+def seen(state: Any, members: Any) -> Any:
+    """The state after a look at members that may be the best or the worst ever."""
+    top, bottom = (_extreme(state.top, members, 1), _extreme(state.bottom, members, -1))
+    return state._replace(top=top, bottom=bottom)
+
+
+def ask(pull: Pull, key: Key, state: Any) -> tuple[Population, Any]:
+    """All members after a move; the state has the fields of a `Swarm`."""
     now = state.members
     mine = owned(now.params, pull.where)
     draw = lambda id_: random.uniform(random.bits(key, "evolve/swarm", 4, member=id_, xp=jnp))
@@ -119,60 +125,92 @@ def _ask(pull: Pull, key: Key, state: Swarm) -> tuple[Population, Swarm]:
     return structure.unflatten(children), state._replace(members=now)
 
 
-def _tell(
-    pull: Pull, key: Key, state: Swarm, children: Population, evaluation: Array | Evaluation
-) -> tuple[Swarm, Info]:
+def tell(
+    pull: Pull, key: Key, state: Any, children: Population, evaluation: Array | Evaluation
+) -> tuple[Any, Info]:
+    """Moved members take their places; those that failed or waited too long go home."""
     old = state.members
     n = old.ids.shape[0]
     tree.check_structure(children, old.params, "children", "the population")
     fitness = jnp.asarray(told(evaluation, n).fitness, old.fitness.dtype)
-    # Ids follow those of the parents, whatever the order of slots.
-    rank = jnp.argsort(jnp.argsort(old.ids)).astype(jnp.uint32)
-    moved = Members(children, fitness, state.next_id + rank)
+    moved = Members(children, fitness, following(state.next_id, old.ids))
     lost, never = jnp.isnan(moved.fitness), jnp.isnan(old.own.fitness)
     better = (moved.fitness > old.own.fitness) | (never & ~lost)
-    own = _where(better, moved, old.own)
+    own = choose(better, moved, old.own)
     waited = jnp.where(better, 0, old.waited + 1)
     home = lost | (waited >= pull.restart)
     still = jax.tree.map(jnp.zeros_like, old.velocity)
     now = Particles(
-        *_where(home, own, moved),
-        velocity=_where(home, still, old.velocity),
+        *choose(home, own, moved)[:3],
+        velocity=choose(home, still, old.velocity),
         own=own,
         waited=jnp.where(home, 0, waited),
     )
     parents = jnp.stack([old.ids, old.ids], 1)
     slots = jnp.where(home, -1, jnp.arange(n, dtype=jnp.int32))
     info = report(Members(*now[:3]), moved.ids, parents, moved.fitness, slots)
-    return Swarm(
-        now,
-        _extreme(state.top, moved, 1),
-        _extreme(state.bottom, moved, -1),
-        jnp.maximum(state.step * np.float32(pull.decay), np.float32(pull.least)),
-        state.next_id + np.uint32(n),
+    state = seen(state._replace(members=now), moved)
+    return state._replace(
+        step=jnp.maximum(state.step * np.float32(pull.decay), np.float32(pull.least)),
+        next_id=state.next_id + np.uint32(n),
     ), info
 
 
 @functools.lru_cache(maxsize=128)
 def _program(pull: Pull) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    return jax.jit(functools.partial(_ask, pull)), jax.jit(functools.partial(_tell, pull))
+    return jax.jit(functools.partial(ask, pull)), jax.jit(functools.partial(tell, pull))
 
 
-def _toward(key: Key, population: Population, mine: Params) -> Population:
-    """From each member to another one drawn at random."""
-    n = size(population)
-    words = random.bits(key, "evolve/swarm/start", n, xp=jnp)
-    others = (
-        jnp.arange(n, dtype=jnp.int32) + 1 + (words % np.uint32(max(n - 1, 1))).astype(jnp.int32)
-    ) % n
+def toward(here: Params, there: Params, whom: Array, mine: Params) -> Population:
+    """From each member to the one of `there` that `whom` names; a 0 where a leaf does not move."""
 
-    def start(x: Array, mine: bool) -> Array:
+    def way(x: Array, y: Array, mine: bool) -> Array:
         if not mine:
-            return jnp.zeros((n,), jnp.float32)
-        wide = x.astype(tree.wide(x))
-        return wide[others] - wide
+            return jnp.zeros((x.shape[0],), jnp.float32)
+        wide = tree.wide(x)
+        return y[whom].astype(wide) - x.astype(wide)
 
-    return jax.tree.map(start, population, mine)
+    return jax.tree.map(way, here, there, mine)
+
+
+def start(
+    key: Key, population: Params, evaluation: Array | Evaluation, step: Any, where: Where
+) -> Swarm:
+    """The first state: velocities lead to another member each.
+
+    Raises:
+      WeightSpaceError: for a population of one.
+    """
+    first = Members(*members(population, evaluation)[:3])
+    n = size(population)
+    if n < 2:
+        raise WeightSpaceError(f"a swarm needs at least 2 members, got {n}")
+    words = random.bits(key, "evolve/swarm/start", n, xp=jnp)
+    further = (words % np.uint32(n - 1)).astype(jnp.int32)
+    others = (jnp.arange(n, dtype=jnp.int32) + 1 + further) % n
+    velocity = toward(first.params, first.params, others, owned(first.params, where))
+    # Copies, so that a donated state holds no buffer twice.
+    own = jax.tree.map(lambda x: x.copy(), first)
+    now = Particles(*first[:3], velocity=velocity, own=own, waited=jnp.zeros(n, jnp.int32))
+    none = (_row(first.params, jnp.array(0)), jnp.full((), jnp.nan, first.fitness.dtype))
+    top, bottom = (_extreme(none, first, sign) for sign in (1, -1))
+    return Swarm(now, top, bottom, jnp.asarray(step, jnp.float32), jnp.asarray(n, jnp.uint32))
+
+
+def pulled(*, step: float, restart: int, where: Where, **numbers: float) -> Pull:
+    """A checked `Pull`.
+
+    Raises:
+      WeightSpaceError: for a number that is negative, all weights zero, or a restart below 1.
+    """
+    for what, value in (numbers | {"step": step}).items():
+        if not value >= 0:
+            raise WeightSpaceError(f"{what}: expected a number of at least 0, got {value}")
+    if not any(numbers[what] for what in ("inertia", "cognitive", "social", "repel")):
+        raise WeightSpaceError("a swarm: all weights are 0, so nothing would move")
+    if restart < 1:
+        raise WeightSpaceError(f"restart: expected at least 1, got {restart}")
+    return Pull(**numbers, restart=restart, where=hashable(where))
 
 
 def model_swarm(
@@ -230,28 +268,19 @@ def model_swarm(
         >>> bool(end.state.top[1] > fitness(population).max())
         True
     """
-    weights = {"inertia": inertia, "cognitive": cognitive, "social": social, "repel": repel}
-    for what, value in (weights | {"step": step, "decay": decay, "least": least}).items():
-        if not value >= 0:
-            raise WeightSpaceError(f"{what}: expected a number of at least 0, got {value}")
-    if not any(weights.values()):
-        raise WeightSpaceError("model_swarm: all weights are 0, so nothing would move")
-    if restart < 1:
-        raise WeightSpaceError(f"restart: expected at least 1, got {restart}")
-    pull = Pull(inertia, cognitive, social, repel, decay, least, restart, hashable(where))
+    pull = pulled(
+        inertia=inertia,
+        cognitive=cognitive,
+        social=social,
+        repel=repel,
+        step=step,
+        decay=decay,
+        least=least,
+        restart=restart,
+        where=where,
+    )
 
     def init(key: Key, population: Params, evaluation: Array | Evaluation) -> Swarm:
-        first = members(population, evaluation)
-        n = size(population)
-        if n < 2:
-            raise WeightSpaceError(f"model_swarm: expected at least 2 members, got {n}")
-        velocity = _toward(key, first.params, owned(first.params, pull.where))
-        # Copies, so that a donated state holds no buffer twice.
-        own = jax.tree.map(lambda x: x.copy(), first)
-        now = Particles(*first, velocity=velocity, own=own, waited=jnp.zeros(n, jnp.int32))
-        none = (_row(first.params, jnp.array(0)), jnp.full((), jnp.nan, first.fitness.dtype))
-        top, bottom = (_extreme(none, first, sign) for sign in (1, -1))
-        scale = jnp.asarray(step, jnp.float32)
-        return Swarm(now, top, bottom, scale, jnp.asarray(n, jnp.uint32))
+        return start(key, population, evaluation, step, pull.where)
 
     return Strategy(init, *_program(pull))
