@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 from wslax._lazy import attach
 
 if TYPE_CHECKING:
+    from wslax.evolve.centre import Centre as Centre
     from wslax.evolve.crossover import linear as linear
     from wslax.evolve.exchange import by_layer as by_layer
     from wslax.evolve.exchange import by_unit as by_unit
     from wslax.evolve.exchange import of_task_vectors as of_task_vectors
     from wslax.evolve.exchange import uniform as uniform
+    from wslax.evolve.gaussian_es import open_es as open_es
     from wslax.evolve.genetic import genome as genome
     from wslax.evolve.genetic import genome_init as genome_init
     from wslax.evolve.mutation import gaussian as gaussian
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from wslax.evolve.selection import roulette as roulette
     from wslax.evolve.selection import shares as shares
     from wslax.evolve.selection import tournament as tournament
+    from wslax.evolve.shaping import centred_ranks as centred_ranks
+    from wslax.evolve.shaping import z_scores as z_scores
     from wslax.evolve.spanning import Span as Span
     from wslax.evolve.spanning import span as span
     from wslax.evolve.strategy import Evaluation as Evaluation
@@ -37,13 +41,16 @@ if TYPE_CHECKING:
     from wslax.evolve.strategy import Strategy as Strategy
     from wslax.evolve.swarm import Swarm as Swarm
     from wslax.evolve.swarm import model_swarm as model_swarm
+    from wslax.evolve.thin_es import low_rank_es as low_rank_es
     from wslax.evolve.variation import low_rank as low_rank
     from wslax.evolve.variation import reset as reset
     from wslax.evolve.variation import spectral as spectral
 
 _NAMES = {
+    "centre": ["Centre"],
     "crossover": ["linear"],
     "exchange": ["by_layer", "by_unit", "of_task_vectors", "uniform"],
+    "gaussian_es": ["open_es"],
     "genetic": ["genome", "genome_init"],
     "mutation": ["gaussian"],
     "registry": ["STRATEGIES"],
@@ -51,9 +58,11 @@ _NAMES = {
     "scales": ["rms", "safe_scale"],
     "scored": ["attraction", "lexicase", "niche_fitness", "novelty"],
     "selection": ["elite", "pairs", "rank_shares", "ranked", "roulette", "shares", "tournament"],
+    "shaping": ["centred_ranks", "z_scores"],
     "spanning": ["Span", "span"],
     "strategy": ["Evaluation", "Info", "Members", "Strategy"],
     "swarm": ["Swarm", "model_swarm"],
+    "thin_es": ["low_rank_es"],
     "variation": ["low_rank", "reset", "spectral"],
 }
 

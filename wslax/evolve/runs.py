@@ -9,7 +9,7 @@ import numpy as np
 
 from wslax import tree
 from wslax.errors import WeightSpaceError
-from wslax.evolve.strategy import Info, Members, Strategy
+from wslax.evolve.strategy import Evaluation, Info, Members, Strategy
 from wslax.population.members import as_key, size
 from wslax.typing import Array, Key, Params
 
@@ -40,12 +40,12 @@ class Run(NamedTuple):
 def run(
     strategy: Strategy,
     population: Params | None,
-    evaluate: Callable[[Params], Array],
+    evaluate: Callable[[Params], Array | Evaluation],
     *,
     key: Key,
     generations: int,
     direction: Direction,
-    fitness: Array | None = None,
+    fitness: Array | Evaluation | None = None,
     state: Any = None,
     start: int = 0,
     on_generation: Callable[[int, Any, Info], None] | None = None,
@@ -59,7 +59,7 @@ def run(
     Args:
       strategy: as `ws.evolve.genome()`.
       population: leaves `[N, ...]`; copied, so it stays usable. None where `state` is given.
-      evaluate: `population -> [members]`; called with N members at the beginning and with the
+      evaluate: `population -> [members]`, or an `Evaluation` where the strategy wants more; called with N members at the beginning and with the
         children of each generation. Any Python function: wrap it in `jax.jit` if it can be. NaN
         marks a member that failed.
       key: a JAX key or seed; the same one to resume.
@@ -96,16 +96,16 @@ def run(
     key = as_key(key)
     evaluations = 0
 
-    def judge(population: Params) -> Array:
+    def judge(population: Params) -> Array | Evaluation:
         nonlocal evaluations
         evaluations += size(population)
-        return _towards(direction, _checked(evaluate(population), population))
+        return _judged(direction, evaluate(population), population)
 
     if state is None:
         if fitness is None:
             told = judge(population)
         else:
-            told = _towards(direction, _checked(fitness, population))
+            told = _judged(direction, fitness, population)
         state = strategy.init(key, population, told)
     # `ask` passes the population through: donated, it is neither copied nor held twice.
     ask, tell = (jax.jit(fn, donate_argnums=1) for fn in (strategy.ask, strategy.tell))
@@ -138,6 +138,13 @@ def _checked(fitness: Any, population: Params) -> Array:
             f"evaluate: expected one number a member, [{n}], got {tree.aval(fitness)}"
         )
     return fitness.astype(tree.wide(fitness))
+
+
+def _judged(direction: str, found: Any, population: Params) -> Array | Evaluation:
+    """What was evaluated, its fitness checked and so that higher is better."""
+    if isinstance(found, Evaluation):
+        return found._replace(fitness=_judged(direction, found.fitness, population))
+    return _towards(direction, _checked(found, population))
 
 
 def _towards(direction: str, fitness: Array) -> Array:
