@@ -5,17 +5,25 @@ from typing import TYPE_CHECKING
 from wslax._lazy import attach
 
 if TYPE_CHECKING:
+    from wslax.evolve.cells import coverage as coverage
+    from wslax.evolve.cells import grid as grid
+    from wslax.evolve.cells import qd_score as qd_score
     from wslax.evolve.centre import Centre as Centre
+    from wslax.evolve.crossover import iso_line as iso_line
     from wslax.evolve.crossover import linear as linear
     from wslax.evolve.exchange import by_layer as by_layer
     from wslax.evolve.exchange import by_unit as by_unit
     from wslax.evolve.exchange import of_task_vectors as of_task_vectors
     from wslax.evolve.exchange import uniform as uniform
+    from wslax.evolve.foreign import External as External
+    from wslax.evolve.foreign import external as external
     from wslax.evolve.gaussian_es import open_es as open_es
     from wslax.evolve.genetic import genome as genome
     from wslax.evolve.genetic import genome_init as genome_init
     from wslax.evolve.mutation import gaussian as gaussian
     from wslax.evolve.registry import STRATEGIES as STRATEGIES
+    from wslax.evolve.repertoire import Repertoire as Repertoire
+    from wslax.evolve.repertoire import map_elites as map_elites
     from wslax.evolve.runs import Run as Run
     from wslax.evolve.runs import run as run
     from wslax.evolve.scales import rms as rms
@@ -47,13 +55,16 @@ if TYPE_CHECKING:
     from wslax.evolve.variation import spectral as spectral
 
 _NAMES = {
+    "cells": ["coverage", "grid", "qd_score"],
     "centre": ["Centre"],
-    "crossover": ["linear"],
+    "crossover": ["iso_line", "linear"],
     "exchange": ["by_layer", "by_unit", "of_task_vectors", "uniform"],
+    "foreign": ["External", "external"],
     "gaussian_es": ["open_es"],
     "genetic": ["genome", "genome_init"],
     "mutation": ["gaussian"],
     "registry": ["STRATEGIES"],
+    "repertoire": ["Repertoire", "map_elites"],
     "runs": ["Run", "run"],
     "scales": ["rms", "safe_scale"],
     "scored": ["attraction", "lexicase", "niche_fitness", "novelty"],

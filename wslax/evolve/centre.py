@@ -1,7 +1,7 @@
-"""The core of evolution strategies: a centre, children around it, and a step towards the better ones.
+"""The core of evolution strategies: a centre, its children, and a step towards the better ones.
 
-A child is the centre plus noise that is a function of the key, the leaf's name and the child's id, so
-`tell` draws it again instead of keeping it.
+A child is the centre plus noise that is a function of the key, the leaf's name and the child's id,
+so `tell` draws it again instead of keeping it.
 """
 
 import functools
@@ -80,7 +80,7 @@ def _with_rest(mine: Params, floats: Params, rest: Params) -> Params:
 
 
 def _drawn(plan: Plan, state: Centre) -> tuple[Array, Array, Array]:
-    """Ids of the children, whose noise each has, and its signed size: pairs share a child's noise."""
+    """Ids of the children, whose noise each has, and its signed size; a pair shares its noise."""
     ids = state.next_id + jnp.arange(plan.n, dtype=jnp.uint32)
     if not plan.antithetic:
         return ids, ids, jnp.repeat(state.sigma, plan.n)

@@ -59,7 +59,7 @@ def open_es(
     shaping: Callable[[Array], Array] = centred_ranks,
     where: Where = None,
 ) -> Strategy:
-    r"""OpenAI's evolution strategy: a centre climbs the smoothed fitness, by children's noise alone.
+    r"""OpenAI's evolution strategy: a centre climbs the fitness, smoothed by its children.
 
     \[x_i = c + \sigma \epsilon_i, \qquad
       g = \frac{1}{n \sigma} \sum_i w_i\, \epsilon_i, \qquad c \leftarrow c + \mathrm{step}(g)\]

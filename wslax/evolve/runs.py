@@ -59,9 +59,9 @@ def run(
     Args:
       strategy: as `ws.evolve.genome()`.
       population: leaves `[N, ...]`; copied, so it stays usable. None where `state` is given.
-      evaluate: `population -> [members]`, or an `Evaluation` where the strategy wants more; called with N members at the beginning and with the
-        children of each generation. Any Python function: wrap it in `jax.jit` if it can be. NaN
-        marks a member that failed.
+      evaluate: `population -> [members]`, or an `Evaluation` where the strategy wants more; called
+        with N members at the beginning and with the children of each generation. Any Python
+        function: wrap it in `jax.jit` if it can be. NaN marks a member that failed.
       key: a JAX key or seed; the same one to resume.
       generations: how many generations the population shall have seen at the end.
       direction: whether `evaluate` is to be maximized or minimized.
@@ -102,10 +102,7 @@ def run(
         return _judged(direction, evaluate(population), population)
 
     if state is None:
-        if fitness is None:
-            told = judge(population)
-        else:
-            told = _judged(direction, fitness, population)
+        told = judge(population) if fitness is None else _judged(direction, fitness, population)
         state = strategy.init(key, population, told)
     # `ask` passes the population through: donated, it is neither copied nor held twice.
     ask, tell = (jax.jit(fn, donate_argnums=1) for fn in (strategy.ask, strategy.tell))

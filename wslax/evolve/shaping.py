@@ -30,7 +30,8 @@ def centred_ranks(fitness: PerMember) -> Array:
       fitness: `[n]`, without NaN.
 
     Returns:
-      `[n]`, of sum zero: whatever the scale of the fitness, one outlier weighs no more than its rank.
+      `[n]`, of sum zero: whatever the scale of the fitness, an outlier weighs no more than its
+      rank.
 
     References:
       Salimans et al. 2017, arXiv:1703.03864, section 2.1; ties there are broken by position.
