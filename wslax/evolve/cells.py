@@ -91,7 +91,7 @@ def settle(now: Cells, new: Cells, centroids: Array) -> tuple[Cells, Array]:
     born = ahead & (first[cell] == rows) & (jnp.isnan(held) | (value > held))
     place = jnp.where(born, cell, n)
 
-    def write(old: Array, new: Array) -> Array:
+    def write(old: jax.Array, new: Array) -> Array:
         return tree.cast_like(old.at[place].set(new, mode="drop"), old)
 
     return jax.tree.map(write, now, new), jnp.where(born, cell, -1)

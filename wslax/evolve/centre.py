@@ -84,7 +84,7 @@ def _drawn(plan: Plan, state: Centre) -> tuple[Array, Array, Array]:
     ids = state.next_id + jnp.arange(plan.n, dtype=jnp.uint32)
     if not plan.antithetic:
         return ids, ids, jnp.repeat(state.sigma, plan.n)
-    sign = np.tile(np.float32([1, -1]), plan.n // 2)
+    sign = np.tile(np.array([1, -1], np.float32), plan.n // 2)
     return ids, jnp.repeat(ids[::2], 2), state.sigma * sign
 
 

@@ -34,9 +34,9 @@ def _total(key: Key, centre: Params, weights: Array, ids: Array) -> Params:
     # Noise is the mutation of nothing: the stream is that of the children.
     draw = jax.vmap(lambda id_: _child(key, zeros, 1.0, id_))
     short = -ids.shape[0] % CHUNK
-    rows = [jnp.pad(x, (0, short)).reshape(-1, CHUNK) for x in (weights, ids)]
+    rows = tuple(jnp.pad(x, (0, short)).reshape(-1, CHUNK) for x in (weights, ids))
 
-    def add(total: Params, row: list[Array]) -> tuple[Params, None]:
+    def add(total: Params, row: tuple[Array, ...]) -> tuple[Params, None]:
         weight, noise = row[0], draw(row[1])
 
         def plus(t: Array, e: Array) -> Array:

@@ -13,6 +13,7 @@ from wslax.errors import WeightSpaceError
 from wslax.evolve.cells import NOBODY, Cells, settle
 from wslax.evolve.crossover import iso_line
 from wslax.evolve.strategy import Evaluation, Info, Members, Strategy, members, report, told
+from wslax.population import size
 from wslax.typing import Array, Key, Params, PerMember
 
 
@@ -136,7 +137,8 @@ def map_elites(*, cells: Array, children: int = 64, variation: Variation = iso_l
     def init(key: Key, population: Params, evaluation: PerMember | Evaluation) -> Repertoire:
         """The first state, of those of the population that are the best of a cell."""
         n, features = cells.shape
-        first = members(population, getattr(evaluation, "fitness", evaluation))
+        count = size(population)
+        first = members(population, told(evaluation, count).fitness)
         new = _evaluated(first.params, evaluation, first.ids, features, first.fitness.dtype)
         nobody = Cells(
             jax.tree.map(lambda x: jnp.repeat(x[:1], n, axis=0), first.params),
@@ -146,7 +148,7 @@ def map_elites(*, cells: Array, children: int = 64, variation: Variation = iso_l
         )
         centroids = jnp.asarray(cells)
         parents = jnp.zeros((children, 2), jnp.uint32)
-        next_id = jnp.asarray(first.ids.shape[0], jnp.uint32)
+        next_id = jnp.asarray(count, jnp.uint32)
         return Repertoire(settle(nobody, new, centroids)[0], centroids, parents, next_id)
 
     return Strategy(init, *_program(_Plan(children, variation)))

@@ -140,7 +140,8 @@ def _checked(fitness: Any, population: Params) -> Array:
 def _judged(direction: str, found: Any, population: Params) -> Array | Evaluation:
     """What was evaluated, its fitness checked and so that higher is better."""
     if isinstance(found, Evaluation):
-        return found._replace(fitness=_judged(direction, found.fitness, population))
+        fitness = _towards(direction, _checked(found.fitness, population))
+        return found._replace(fitness=fitness)
     return _towards(direction, _checked(found, population))
 
 
