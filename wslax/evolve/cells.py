@@ -32,7 +32,7 @@ class Cells(NamedTuple):
     descriptors: Array
 
 
-def grid(low: Sequence[float], high: Sequence[float], bins: Sequence[int]) -> Array:
+def grid(low: Sequence[float | int], high: Sequence[float | int], bins: Sequence[int]) -> Array:
     """Middles of the cells of a regular grid; the last feature varies fastest.
 
     Args:
