@@ -282,8 +282,8 @@ def centre_case(name, make):
         return run(KEYS[0], model(), {}, lambda children: 0 * fitness(children)), model()
 
     def chunked(folder):
-        """The key on the host, and traced."""
-        return [run(9, model(), {}), jax.jit(run)(jax.random.key(9), model(), {})], False
+        """Compiled apart and as one."""
+        return [step(KEYS[0], model(), {}) for step in (run, jax.jit(run))], False
 
     return Case(f"evolve.{name}", run, model, model, numbers, identity, chunked, None)
 
