@@ -117,12 +117,14 @@ def map_elites(*, cells: Array, children: int = 64, variation: Variation = iso_l
       Mouret & Clune 2015, Illuminating search spaces by mapping elites, arXiv:1504.04909.
 
     Example:
-        >>> import jax, jax.numpy as jnp, wslax as ws
+        >>> import functools, jax, jax.numpy as jnp, wslax as ws
         >>> def evaluate(population):
         ...     w = population["w"]
         ...     return ws.evolve.Evaluation(-jnp.square(w).sum(1), descriptors=w[:, :2])
         >>> population = {"w": 0.1 * jax.random.normal(jax.random.key(0), (16, 5))}
-        >>> strategy = ws.evolve.map_elites(cells=ws.evolve.grid([-1, -1], [1, 1], [5, 5]))
+        >>> strategy = ws.evolve.map_elites(
+        ...     cells=ws.evolve.grid([-1, -1], [1, 1], [5, 5]),
+        ...     variation=functools.partial(ws.evolve.iso_line, iso=0.1))
         >>> end = ws.evolve.run(
         ...     strategy, population, evaluate, key=0, generations=50, direction="maximize")
         >>> bool(ws.evolve.coverage(end.members) > 0.5)
