@@ -23,14 +23,18 @@ OPTIONS = {
     "genome": {"mutation_rate": 0.5, "gene_rate": 0.1},
     "population_based_training": {"train": drift, "hyper": "half"},
 }
-strategies = pytest.mark.parametrize("name", sorted(evolve.STRATEGIES))
+# Not a slot a member: these begin with one member, or need descriptors and leave cells empty. Their
+# own promises are in test_es and test_map_elites.
+OTHERS = {"low_rank_es", "map_elites", "open_es"}
+NAMES = sorted(set(evolve.STRATEGIES) - OTHERS)
+strategies = pytest.mark.parametrize("name", NAMES)
 
 
 def having(option):
     """The strategies that have an option."""
-    makers = evolve.STRATEGIES.items()
-    names = (name for name, make in makers if option in inspect.signature(make).parameters)
-    return pytest.mark.parametrize("name", sorted(names))
+    signature = lambda name: inspect.signature(evolve.STRATEGIES[name])
+    names = [name for name in NAMES if option in signature(name).parameters]
+    return pytest.mark.parametrize("name", names)
 
 
 N = 9

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType
 
-from wslax import WeightSpaceError, nets, population
+from wslax import WeightSpaceError, nets, population, trace
 
 DTYPES = ["float32", "float16", "bfloat16", "int8", "uint32", "bool"]
 
@@ -218,3 +218,11 @@ BAD = [
 def test_bad_input_is_named(call, message):
     with pytest.raises(WeightSpaceError, match=message):
         call()
+
+
+def test_of_leaves_that_share_a_base_the_changes_are_counted():
+    zeros = jnp.zeros
+    leaf = trace.LowRank(zeros((4, 3)), zeros((8, 4, 2)), zeros((8, 2, 3)))
+    assert population.size({"kernel": leaf, "bias": zeros((8, 3))}) == 8
+    with pytest.raises(WeightSpaceError, match="kernel/down: expected 5 members, got float32"):
+        population.size({"bias": zeros((5, 3)), "kernel": leaf})

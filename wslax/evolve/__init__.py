@@ -6,6 +6,11 @@ from wslax._lazy import attach
 
 if TYPE_CHECKING:
     from wslax.evolve.breeding import genetic_algorithm as genetic_algorithm
+    from wslax.evolve.cells import coverage as coverage
+    from wslax.evolve.cells import grid as grid
+    from wslax.evolve.cells import qd_score as qd_score
+    from wslax.evolve.centre import Centre as Centre
+    from wslax.evolve.crossover import iso_line as iso_line
     from wslax.evolve.crossover import linear as linear
     from wslax.evolve.differential import differential_evolution as differential_evolution
     from wslax.evolve.directions import by_direction as by_direction
@@ -14,6 +19,9 @@ if TYPE_CHECKING:
     from wslax.evolve.exchange import by_unit as by_unit
     from wslax.evolve.exchange import of_task_vectors as of_task_vectors
     from wslax.evolve.exchange import uniform as uniform
+    from wslax.evolve.foreign import External as External
+    from wslax.evolve.foreign import external as external
+    from wslax.evolve.gaussian_es import open_es as open_es
     from wslax.evolve.genetic import genome as genome
     from wslax.evolve.genetic import genome_init as genome_init
     from wslax.evolve.judging import each as each
@@ -23,6 +31,8 @@ if TYPE_CHECKING:
     from wslax.evolve.moving import genome_plus as genome_plus
     from wslax.evolve.mutation import gaussian as gaussian
     from wslax.evolve.registry import STRATEGIES as STRATEGIES
+    from wslax.evolve.repertoire import Repertoire as Repertoire
+    from wslax.evolve.repertoire import map_elites as map_elites
     from wslax.evolve.runs import Founders as Founders
     from wslax.evolve.runs import Run as Run
     from wslax.evolve.runs import run as run
@@ -39,6 +49,8 @@ if TYPE_CHECKING:
     from wslax.evolve.selection import roulette as roulette
     from wslax.evolve.selection import shares as shares
     from wslax.evolve.selection import tournament as tournament
+    from wslax.evolve.shaping import centred_ranks as centred_ranks
+    from wslax.evolve.shaping import z_scores as z_scores
     from wslax.evolve.spanning import Span as Span
     from wslax.evolve.spanning import span as span
     from wslax.evolve.strategy import Evaluation as Evaluation
@@ -50,6 +62,7 @@ if TYPE_CHECKING:
     from wslax.evolve.succession import plus as plus
     from wslax.evolve.swarm import Swarm as Swarm
     from wslax.evolve.swarm import model_swarm as model_swarm
+    from wslax.evolve.thin_es import low_rank_es as low_rank_es
     from wslax.evolve.training import population_based_training as population_based_training
     from wslax.evolve.variation import low_rank as low_rank
     from wslax.evolve.variation import reset as reset
@@ -57,10 +70,14 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "breeding": ["genetic_algorithm"],
-    "crossover": ["linear"],
     "differential": ["differential_evolution"],
     "directions": ["by_direction", "by_term"],
+    "cells": ["coverage", "grid", "qd_score"],
+    "centre": ["Centre"],
+    "crossover": ["iso_line", "linear"],
     "exchange": ["by_layer", "by_unit", "of_task_vectors", "uniform"],
+    "foreign": ["External", "external"],
+    "gaussian_es": ["open_es"],
     "genetic": ["genome", "genome_init"],
     "judging": ["each"],
     "lineage": ["Birth", "ancestry", "births"],
@@ -68,14 +85,17 @@ _NAMES = {
     "mutation": ["gaussian"],
     "registry": ["STRATEGIES"],
     "runs": ["Founders", "Run", "run"],
+    "repertoire": ["Repertoire", "map_elites"],
     "scales": ["rms", "safe_scale"],
     "scored": ["attraction", "lexicase", "niche_fitness", "novelty"],
     "selection": ["elite", "pairs", "rank_shares", "ranked", "roulette", "shares", "tournament"],
+    "shaping": ["centred_ranks", "z_scores"],
     "spanning": ["Span", "span"],
     "strategy": ["Evaluation", "Info", "Members", "Strategy"],
     "succession": ["comma", "crowding", "plus"],
     "swarm": ["Swarm", "model_swarm"],
     "training": ["population_based_training"],
+    "thin_es": ["low_rank_es"],
     "variation": ["low_rank", "reset", "spectral"],
 }
 

@@ -5,10 +5,13 @@ from types import MappingProxyType
 
 from wslax.evolve.breeding import genetic_algorithm
 from wslax.evolve.differential import differential_evolution
+from wslax.evolve.gaussian_es import open_es
 from wslax.evolve.genetic import genome
 from wslax.evolve.moving import genome_plus
+from wslax.evolve.repertoire import map_elites
 from wslax.evolve.strategy import Strategy
 from wslax.evolve.swarm import model_swarm
+from wslax.evolve.thin_es import low_rank_es
 from wslax.evolve.training import population_based_training
 
 STRATEGIES: Mapping[str, Callable[..., Strategy]] = MappingProxyType(
@@ -17,7 +20,10 @@ STRATEGIES: Mapping[str, Callable[..., Strategy]] = MappingProxyType(
         "genetic_algorithm": genetic_algorithm,
         "genome": genome,
         "genome_plus": genome_plus,
+        "low_rank_es": low_rank_es,
+        "map_elites": map_elites,
         "model_swarm": model_swarm,
+        "open_es": open_es,
         "population_based_training": population_based_training,
     }
 )

@@ -1,5 +1,6 @@
 """Mutations of whole leaves: of low rank, of singular values, and back to fresh weights."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,11 +15,35 @@ from wslax.typing import Array, Key, Params, Scalar
 
 
 def _normal(key: Key, name: str, member: Scalar, *shape: int) -> Array:
-    size = 1
-    for n in shape:
-        size *= n
-    words = random.bits(key, f"evolve/variation/{name}", size, member=member, xp=jnp)
+    words = random.bits(key, f"evolve/variation/{name}", math.prod(shape), member=member, xp=jnp)
     return random.normal(words).reshape(shape)
+
+
+def noise(key: Key, name: str, x: Array, member: Scalar) -> Array:
+    """Plain noise of a leaf's shape, in the dtype of its arithmetic.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> noise(0, "bias", jnp.zeros(3), 1).shape
+        (3,)
+    """
+    return _normal(key, name, member, *x.shape).astype(tree.wide(x))
+
+
+def factors(key: Key, name: str, x: Array, rank: int, member: Scalar) -> tuple[Array, Array]:
+    r"""`[rows, rank]` and `[columns, rank]`, normal over \(\root 4 \of r\): noise of variance 1.
+
+    A leaf of more than two axes is a matrix with the last axis as columns.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> [f.shape for f in factors(0, "kernel", jnp.zeros((5, 4)), 2, 1)]
+        [(5, 2), (4, 2)]
+    """
+    n = x.shape[-1]
+    a = _normal(key, f"{name}/rows", member, x.size // n, rank)
+    b = _normal(key, f"{name}/columns", member, n, rank)
+    return tuple((f * rank**-0.25).astype(tree.wide(x)) for f in (a, b))
 
 
 def _each(fn: Callable[[str, Any], Any], params: Params) -> Params:
@@ -67,14 +92,11 @@ def low_rank(
         raise WeightSpaceError(f"rank: expected at least 1, got {rank}")
 
     def change(name: str, x: Array) -> Array:
+        size = jnp.asarray(sigma, x.dtype)
         if x.ndim < 2:
-            noise = _normal(key, name, member, *x.shape)
-        else:
-            n = x.shape[-1]
-            a = _normal(key, f"{name}/rows", member, x.size // n, rank)
-            b = _normal(key, f"{name}/columns", member, n, rank)
-            noise = (a @ b.T).reshape(x.shape) * rank**-0.5
-        return x + jnp.asarray(sigma, x.dtype) * noise.astype(x.dtype)
+            return x + size * noise(key, name, x, member)
+        a, b = factors(key, name, x, rank, member)
+        return x + size * (a @ b.T).reshape(x.shape)
 
     return _each(change, params)
 

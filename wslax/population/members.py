@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from wslax import tree
 from wslax.errors import WeightSpaceError
+from wslax.trace.leaves import is_factored, own
 from wslax.typing import Array, Key, Params, Scalar
 
 
@@ -21,7 +22,8 @@ def size(population: Params) -> int:
     """The number of members.
 
     Args:
-      population: every leaf has the leading member axis.
+      population: every leaf has the leading member axis; of leaves kept as a base and a change
+        (`trace.LowRank` and its like), the change.
 
     Returns:
       N, a Python int.
@@ -35,7 +37,8 @@ def size(population: Params) -> int:
         3
     """
     found: int | None = None
-    for name, leaf in tree.named_leaves(population).items():
+    each = jax.tree.map(own, population, is_leaf=is_factored)
+    for name, leaf in tree.named_leaves(each).items():
         length = leaf.shape[0] if getattr(leaf, "ndim", 0) else None
         if length is None or (found is not None and length != found):
             wanted = "a leading member axis" if found is None else f"{found} members"

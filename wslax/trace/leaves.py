@@ -135,12 +135,27 @@ def is_factored(node: Any) -> bool:
     return isinstance(node, (LowRank, Mix, Sparse))
 
 
-def over_members(params: Any) -> Any:
+def own(node: Any) -> Any:
+    """What differs by member of a factored leaf whose base is shared; of any other, all."""
+    match node:
+        case LowRank():
+            return LowRank(None, node.down, node.up, None)
+        case Mix():
+            return Mix(None, None, node.coef)
+        case Sparse():
+            return Sparse(None, node.index, node.values)
+        case _:
+            return node
+
+
+def over_members(params: Any, *, dense: int | None = None) -> Any:
     """The `in_axes` of a population that shares its bases: only the changes differ by member.
 
     Args:
       params: one tree whose factored leaves hold `[N, ...]` in `down` and `up`, in `coef`, or in
-        `values` (and `index`); everything else is shared.
+        `values` (and `index`); their other parts are shared.
+      dense: the member axis of the other leaves; None where these are shared, 0 where each member
+        has its own, as the children of `evolve.low_rank_es` and any ordinary population do.
 
     Returns:
       A tree for `jax.vmap(..., in_axes=(over_members(params), None))`.
@@ -153,14 +168,6 @@ def over_members(params: Any) -> Any:
     """
 
     def axes(node: Any) -> Any:
-        match node:
-            case LowRank():
-                return LowRank(None, 0, 0, None)
-            case Mix():
-                return Mix(None, None, 0)
-            case Sparse():
-                return Sparse(None, 0, 0)
-            case _:
-                return None
+        return jax.tree.map(lambda _: 0, own(node)) if is_factored(node) else dense
 
     return jax.tree.map(axes, params, is_leaf=is_factored)
