@@ -5,6 +5,7 @@ made here is an ordinary `evaluate` for `ws.evolve.run(..., direction="maximize"
 """
 
 import bisect
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -35,7 +36,8 @@ class Judged(NamedTuple):
     counts: Array
 
 
-class Budgeted(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Budgeted:
     """An `evaluate` that does not show every item to every member.
 
     Called with a population it gives the fitness alone.
@@ -122,14 +124,14 @@ def thompson(
 
     Each step draws \(\theta_k \sim \mathrm{Beta}(a_0 + s_k, b_0 + n_k - s_k)\) for every member,
     s the sum of its scores on the n items it was shown, and shows their next `batch` items to the
-    `slots` members with the largest draws. Who has seen all items is out of the race. The prior is
-    FormatSpread's, \(b_0 = 5\) and \(a_0 = b_0 \mu_0 / (1 - \mu_0)\), at least 1.1 and here at most
-    the number of items, so that \(\mu_0 = 1\) is a number.
+    `slots` members with the largest draws. Who has seen all items is out of the race; where fewer
+    than `slots` are left in it, less is spent. The prior is FormatSpread's, \(b_0 = 5\) and
+    \(a_0 = b_0 \mu_0 / (1 - \mu_0)\), at least 1.1 and here at most the number of items, so that
+    \(\mu_0 = 1\) is a number.
 
     The fitness is the posterior mean less the posterior's standard deviation. FormatSpread answers
-    with the best mean, by which a member that was lucky in one batch can win.
-
-    Better than `halving` from about a quarter of all evaluations on; worse below.
+    with the best mean, by which a member that was lucky in one batch can win. Below a quarter of
+    all evaluations `halving` finds better members.
 
     Args:
       score: `(population of 1, int32[m] items) -> [1, m]`, in [0, 1], higher is better. Traceable:

@@ -141,9 +141,7 @@ def inverse_variance(means: Array, variances: Array) -> Fused:
         (1.0, 0.75)
     """
     means = _floats(means)
-    variances = jnp.broadcast_to(
-        _as_long(variances, means.ndim, means.shape, "variances"), means.shape
-    )
+    variances = _as_long(_floats(variances), means.ndim, means.shape, "variances")
     known = ~jnp.isnan(means) & (variances >= 0)
     variances = jnp.where(known, variances, jnp.inf)
     mean = (weighing.precision(variances) * jnp.where(known, means, 0)).sum(0)
@@ -311,9 +309,7 @@ def _as_long(x: Array, ndim: int, shape: tuple[int, ...], what: str) -> Array:
     """`[N, *some rows]` with axes of 1 behind; its shape is to begin `shape`."""
     x = jnp.asarray(x)
     if x.ndim == 0 or x.shape != shape[: x.ndim]:
-        raise WeightSpaceError(
-            f"weights of members: expected a beginning of {shape}, got {x.shape}"
-        )
+        raise WeightSpaceError(f"{what}: expected {shape} or a beginning of it, got {x.shape}")
     return x.reshape(*x.shape, *[1] * (ndim - x.ndim))
 
 
