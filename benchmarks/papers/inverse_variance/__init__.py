@@ -41,21 +41,25 @@ def rms(gap: np.ndarray) -> float:
 
 def independent(trials: list[np.ndarray], seed: int) -> dict[str, float]:
     rng = np.random.default_rng(seed)
-    means, variances, pooled, truth = [], [], [], []
+    means, variances, known, pooled, truth = [], [], [], [], []
     for plots in trials * DRAWS:
         samples = [rng.choice(plots, size) for size in SIZES]
         means.append([s.mean() for s in samples])
         variances.append([s.var(ddof=1) / len(s) for s in samples])
+        known.append([plots.var() / len(s) for s in samples])
         pooled.append(np.concatenate(samples).mean())
         truth.append(plots.mean())
     said, true = np.array(means).T, np.array(truth)
     error, covered = scored(said, np.array(variances).T, true)
+    exact, covered_exact = scored(said, np.array(known).T, true)
     return {
         "fused": error,
+        "fused, variances known": exact,
         "plain mean": rms(said.mean(0) - true),
         "best member": rms(said[-1] - true),
         "all plots at once": rms(np.array(pooled) - true),
         "covered": covered,
+        "covered, variances known": covered_exact,
     }
 
 
