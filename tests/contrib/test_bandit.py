@@ -129,22 +129,21 @@ def test_members_that_fail_are_nan_and_never_best(make):
     assert int(judged.counts[2]) < 80
 
 
-@pytest.mark.parametrize("make", [bandit.halving, bandit.thompson])
-def test_an_evaluate_like_any_other(make):
+def test_an_evaluate_like_any_other():
     """Items are points; a member scores where it is near: evolution finds the middle of them."""
     points = jnp.asarray(RNG.normal(2.0, 0.3, 200), jnp.float32)
 
     def near(population, chosen):
         return jnp.exp(-jnp.square(population["w"][:, None] - points[chosen][None]))
 
-    evaluate = make(near, items=200, budget=0.3, key=0)
+    evaluate = bandit.halving(near, items=200, budget=0.3, key=0)
     population = {"w": jnp.linspace(-3, 3, 8)}
     end = ws.evolve.run(
         ws.evolve.genome(sigma=0.3, mutation_rate=0.5, gene_rate=1.0),
         population,
         jax.jit(evaluate),
         key=0,
-        generations=4,
+        generations=3,
         direction="maximize",
     )
     best = end.members.params["w"][jnp.argmax(end.members.fitness)]
@@ -157,7 +156,7 @@ def test_a_score_in_plain_python():
         return np.array(rows)
 
     evaluate = bandit.halving(slow, items=70, budget=0.5, key=0)
-    assert int(evaluate({"w": np.arange(5)}).argmax()) == 4
+    assert int(evaluate({"w": np.arange(3)}).argmax()) == 2
 
 
 def test_bad_input_is_told():

@@ -83,10 +83,10 @@ def halving(score: Score, *, items: int, budget: float, key: Key) -> Budgeted:
       2016, arXiv:1502.07943.
 
     Example:
-        >>> import jax.numpy as jnp, wslax as ws
+        >>> import jax, jax.numpy as jnp, wslax as ws
         >>> score = lambda p, items: p["w"][:, None] + 0 * items[None]
         >>> evaluate = ws.contrib.bandit.halving(score, items=100, budget=0.25, key=0)
-        >>> judged = evaluate.judge({"w": jnp.arange(8.0) / 8})
+        >>> judged = jax.jit(evaluate.judge)({"w": jnp.arange(8.0) / 8})
         >>> judged.counts.tolist(), int(judged.counts.sum())
         ([8, 8, 8, 8, 24, 24, 56, 56], 192)
     """
