@@ -40,7 +40,7 @@ def test_mixtures_are_compared_with_the_best_member():
     whole = np.exp(-losses.sum(1)).sum() + bayes_mixture.IGNORANT * 0.01
     assert found["with the ignorant"] == pytest.approx(-np.log(whole / more) - 0.3, abs=1e-4)
     told = bayes_mixture.claims("toy", {k: [v] for k, v in found.items()})
-    assert told[1].values == pytest.approx([(found["equal weights"] - bayes) / 2000], abs=1e-7)
+    assert told[2].values == pytest.approx([(found["equal weights"] - bayes) / 2000], abs=1e-7)
 
 
 def test_quarters_are_views():

@@ -93,11 +93,16 @@ def test_what_is_not_a_number_weighs_nothing_and_equals_alike(rule):
 
 def test_the_infinite():
     inf = np.inf
-    assert weights.softmax(np.array([1.0, inf, -inf, inf])).tolist() == [0, 0.5, 0, 0.5]
-    assert weights.softmax(np.array([-inf, -inf])).tolist() == [0.5, 0.5]
-    assert weights.softmax(np.array([1e30, -1e30]), temperature=inf).tolist() == [0.5, 0.5]
-    assert weights.extremes(np.array([1.0, inf, 3.0])).tolist() == [0.5, 0, 0.5]
-    assert weights.precision(np.array([0.0, 1.0, 0.0, -1.0])).tolist() == [0.5, 0, 0.5, 0]
+    softmax, precision, extremes = (
+        lambda *x, rule=rule: JITTED[rule](np.array(x, np.float32)).tolist()
+        for rule in (weights.softmax, weights.precision, weights.extremes)
+    )
+    assert softmax(1.0, inf, -inf, inf) == [0, 0.5, 0, 0.5]
+    assert softmax(-inf, -inf, -inf, -inf) == [0.25] * 4
+    assert extremes(1.0, inf, 3.0, -inf) == [0.5, 0, 0.5, 0]
+    assert precision(0.0, 1.0, 0.0, -1.0) == [0.5, 0, 0.5, 0]
+    far = np.array([1e30, -1e30, 0, 0], np.float32)
+    assert JITTED[weights.softmax](far, temperature=inf).tolist() == [0.25] * 4
 
 
 @given(variances=arrays(np.float32, (4, 2), elements=st.floats(2**-10, 2**20, width=32)))

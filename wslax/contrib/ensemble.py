@@ -2,7 +2,7 @@
 
 Outputs are `[N, ...]`, members first, as `ws.population.evaluate` gives them. `weights` are `[N]`,
 or `[N, *rows]` for weights of each row, from `ws.contrib.weights` or by hand. A member whose output
-in a row is NaN has no say there.
+in a row is NaN has no say there. Half types become float32.
 """
 
 from typing import NamedTuple
