@@ -1,5 +1,7 @@
 """Real data that no package carries: `WSLAX_DATA` names the folder."""
 
+import csv
+import gzip
 import os
 import pathlib
 import sys
@@ -14,6 +16,11 @@ SHAKESPEARE = "tinyshakespeare.txt, of karpathy/char-rnn, in the folder that WSL
 SST2 = (
     "SST-2: sst2_train.tsv, sst2_dev.tsv and sst2_test.tsv (`sentence TAB label`), of "
     "clairett/pytorch-sentiment-classification, in the folder that WSLAX_DATA names"
+)
+
+MAIZE = (
+    "maize trials: barrero_maize.csv.gz, of vincentarelbundock/Rdatasets (agridat), in the folder "
+    "that WSLAX_DATA names"
 )
 
 
@@ -56,3 +63,12 @@ def sst2(part: str) -> tuple[list[str], np.ndarray] | None:
         return None
     rows = [line.rsplit("\t", 1) for line in file.read_text().splitlines()]
     return [text for text, _ in rows], np.array([int(label) for _, label in rows], np.int32)
+
+
+def maize() -> list[dict[str, str]] | None:
+    """The plots with a yield, as the table's words; None if missing."""
+    file = _file("barrero_maize.csv.gz")
+    if file is None:
+        return None
+    with gzip.open(file, "rt") as rows:
+        return [row for row in csv.DictReader(rows) if row["yield"]]

@@ -2,7 +2,11 @@
 
 from wslax._lazy import attach
 
-_MODULES: list[str] = []
+_MODULES: list[str] = [
+    "bandit",
+    "ensemble",
+    "weights",
+]
 
 __getattr__, __all__ = attach(__name__, {name: f"{__name__}.{name}" for name in _MODULES})
 
