@@ -2,7 +2,7 @@
 
 from wslax._lazy import attach
 
-_MODULES: list[str] = []
+_MODULES: list[str] = ["bilevel", "binary", "maml", "reweight"]
 
 __getattr__, __all__ = attach(__name__, {name: f"{__name__}.{name}" for name in _MODULES})
 
