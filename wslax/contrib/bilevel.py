@@ -153,6 +153,7 @@ def scalebio(
             change, new = rule.update(slope, old, at)
             moved.append(optax.apply_updates(at, change))
             states.append(new)
-        return State(*moved, state.penalty, tuple(states)), info
+        params, follower, logits = moved
+        return State(params, follower, logits, state.penalty, tuple(states)), info
 
     return Bilevel(init, step)

@@ -1,6 +1,6 @@
 r"""Binary weights, learnt as distributions, task after task.
 
-Each weight \(w_i \in \{-1, 1\}\) has a field \(\theta_i\), any tree of floats has fields for leaves:
+Each weight \(w_i \in \{-1, 1\}\) has a field \(\theta_i\), and any tree of floats can be fields:
 
 \[q(w_i) = e^{\theta_i w_i} / (2 \cosh \theta_i), \qquad m_i = \tanh \theta_i.\]
 
@@ -40,13 +40,14 @@ def moments(fields: Params) -> tuple[Params, Params]:
         >>> mean["w"].tolist(), variance["w"].tolist()
         ([0.0, 0.0], [1.0, 1.0])
     """
-    # Near a sure weight 1 - tanh^2 would cancel to nothing.
-    return jax.tree.map(jnp.tanh, fields), jax.tree.map(lambda x: 1 / jnp.cosh(x) ** 2, fields)
+    # 1 - tanh^2 would cancel where a weight is sure.
+    spread = lambda x: 4 * jax.nn.sigmoid(2 * x) * jax.nn.sigmoid(-2 * x)
+    return jax.tree.map(jnp.tanh, fields), jax.tree.map(spread, fields)
 
 
 def _log_cosh(x: Array) -> Array:
-    """Up to a constant."""
-    return jnp.abs(x) + jnp.log1p(jnp.exp(-2 * jnp.abs(x)))
+    """And log 2 more."""
+    return jnp.logaddexp(x, -x)
 
 
 def kl(fields: Params, prior: Params) -> Array:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from wslax.errors import WeightSpaceError, did_you_mean
 from wslax.typing import Array, Params, Scalar
 
 Loss = Callable[[Any, Any], Any]
-Order = Literal["first", "second", "reptile"]
+ORDERS = ("first", "second", "reptile")
 
 
 def _check_steps(steps: int) -> None:
@@ -84,7 +84,7 @@ def meta_gradient(
     *,
     rate: Scalar,
     steps: int = 1,
-    order: Order = "first",
+    order: str = "first",
 ) -> tuple[Array, Params]:
     r"""The gradient that leads to weights which adapt well, for any Optax optimiser.
 
@@ -132,8 +132,8 @@ def meta_gradient(
     """
     count = _count(tasks)
     _check_steps(steps)
-    if order not in get_args(Order):
-        raise WeightSpaceError(f"order: {order!r} is none.{did_you_mean(order, get_args(Order))}")
+    if order not in ORDERS:
+        raise WeightSpaceError(f"order: {order!r} is unknown.{did_you_mean(order, ORDERS)}")
     params = jax.tree.map(jnp.asarray, params)
     slope = functools.partial(jax.value_and_grad, allow_int=True)
 
