@@ -23,19 +23,20 @@ PAPER = (
 ABOUT = """
 Tasks of five Omniglot characters, one or five drawings of each to adapt on and five others to be
 right about, at 14 x 14, for an MLP with two hidden layers of 64. A seed leaves out two of eight
-alphabets for testing and one for choices; 112 characters of the rest also come turned by 90, 180 and
-270 degrees. Meta-training: 1,500 batches of four tasks, three inner steps at 0.4, Adam at 2e-3
-falling to 0 by a cosine. Reptile adapts on all drawings of a task. *Joint pre-training* learns to
-tell all training characters apart, in as many steps with as many gradients of drawings and the same
-optimiser; a new task has a head of zeros. *Random weights* are not trained before. On a test task
-everything adapts by plain gradient descent on all layers, at the rate (0.03 to 3) and after the
-steps (1 to 30) that are best on tasks of the choices' alphabet, a choice of each start and seed.
-Accuracies are means over 200 test tasks. *Nearest drawing* compares pixels.
+alphabets for testing and one for choices; 112 characters of the rest also come turned by 90, 180
+and 270 degrees. Meta-training: 2,000 batches of four tasks, three inner steps, Adam at 2e-3 falling
+to 0 by a cosine. The inner rate, 0.2 for MAML and 0.1 for the others, is the best of 0.03, 0.1 and
+0.2 for one drawing on another seed. Reptile adapts on all drawings of a task. *Joint pre-training*
+learns to tell all training characters apart, in as many steps with as many gradients of drawings
+and the same optimiser; a new task has a head of zeros. *Random weights* are not trained before. On
+a test task everything adapts by plain gradient descent on all layers, at the rate (0.03 to 3) and
+after the steps (1 to 30) that are best on tasks of the choices' alphabet, a choice of each start
+and seed. Accuracies are means over 200 test tasks. *Nearest drawing* compares pixels.
 """
-WAYS, QUERIES, TASKS, INNER, RATE = 5, 5, 4, 3, 0.4
-ITERATIONS, HIDDEN = 1500, (64, 64)
+WAYS, QUERIES, TASKS, INNER = 5, 5, 4, 3
+ITERATIONS, HIDDEN = 2000, (64, 64)
 RATES, CHECKS = (0.03, 0.1, 0.3, 1.0, 3.0), (1, 3, 10, 30)
-ORDERS = {"MAML": "second", "FOMAML": "first", "Reptile": "reptile"}
+ORDERS = {"MAML": ("second", 0.2), "FOMAML": ("first", 0.1), "Reptile": ("reptile", 0.1)}
 
 
 class Split(NamedTuple):
@@ -99,9 +100,7 @@ def fitted(slope: Any, params: Any, key: Any, iterations: int) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames=("shots", "order", "iterations"))
-def meta_trained(
-    key: Any, strokes: Any, shots: int, order: str, iterations: int, rate: Any = RATE
-) -> Any:
+def meta_trained(key: Any, strokes: Any, shots: int, order: str, rate: Any, iterations: int) -> Any:
     """Weights that a task starts from."""
 
     def slope(params: Any, key: Any) -> Any:
@@ -168,8 +167,7 @@ def measured(of: Split, seed: int, shots: int, iterations: int = ITERATIONS) -> 
     """Accuracy by start, and the choices of rate and steps."""
     key = jr.fold_in(jr.key(seed), shots)
     starts = {
-        name: meta_trained(key, of.train, shots, order, iterations)
-        for name, order in ORDERS.items()
+        name: meta_trained(key, of.train, shots, *how, iterations) for name, how in ORDERS.items()
     }
     starts["joint pre-training"] = jointly_trained(key, of.train, shots, iterations)
     starts["random weights"] = net(of.train.shape[-1]).init(key)
@@ -185,8 +183,11 @@ def claims(shots: str, found: dict[str, list[float]]) -> list[Claim]:
 
     better = "meta-learning gains 3.36 points or more over plain fine-tuning"
     return [
-        less(better, "FOMAML", "random weights", "> 0.0336"),
-        less(better, "FOMAML", "joint pre-training", "> 0.0336"),
+        *(
+            less(better, ours, plain, "> 0.0336")
+            for ours in ("MAML", "FOMAML")
+            for plain in ("random weights", "joint pre-training")
+        ),
         less("the first order is nearly as good as the second", "FOMAML", "MAML", "> -0.02"),
         less("Reptile is about as good as MAML", "Reptile", "MAML", "> -0.02"),
         less("what is learnt is more than a distance of pixels", "MAML", "nearest drawing", "> 0"),
