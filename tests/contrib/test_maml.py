@@ -97,6 +97,7 @@ def test_the_best_rate_can_be_learnt(problem):
 
 def test_leaves_keep_their_kind_and_half_types_are_summed_in_float32():
     params = {"w": jnp.ones(2, jnp.bfloat16), "n": jnp.arange(3), "s": jnp.asarray(2.0)}
+    params |= {"key": jax.random.key(0), "on": jnp.array(True)}
     loss = lambda p, x: jnp.sum(p["w"].astype(jnp.float32)) * x + p["s"] + p["n"][0]
     # The mean of 1 and 600 terms of 2^-8: summed in bfloat16 the small ones would be lost.
     x = jnp.concatenate([jnp.ones(1), jnp.full(600, 2.0**-8)])

@@ -102,7 +102,7 @@ def meta_gradient(
 
     Args:
       loss: `loss(params, batch) -> scalar`.
-      params: the weights; the gradient of integer and bool leaves is 0.
+      params: the weights; the gradient of leaves that are not floats is 0.
       tasks: `(support, query)`, two trees whose leaves all have a leading axis of T tasks.
       rate: of `adapt`.
       steps: of `adapt`; static.
@@ -154,9 +154,10 @@ def meta_gradient(
         return jax.tree.map(jnp.add, total, (value, gradient)), None
 
     value = jax.eval_shape(loss, params, jax.tree.map(lambda x: x[0], tasks[1]))
-    zero = jnp.zeros((), value.dtype), jax.tree.map(lambda x: _summand(x, x) * 0, params)
-    (value, total), _ = jax.lax.scan(turn, zero, tasks)
-    mean = lambda x, g: tree.cast_like(g / count, x) if tree.is_float(x) else g
+    nothing = jax.tree.map(lambda x: jnp.zeros_like(_summand(x, x)), params)
+    begin = jnp.zeros((), jnp.promote_types(value.dtype, jnp.float32)), nothing
+    (value, total), _ = jax.lax.scan(turn, begin, tasks)
+    mean = lambda x, g: tree.cast_like(g / count, x) if tree.is_float(x) else jnp.zeros_like(x)
     return value / count, jax.tree.map(mean, params, total)
 
 
@@ -166,4 +167,4 @@ def _way(x: Array, y: Array) -> Array:
 
 def _summand(x: Array, g: Array) -> Array:
     """The gradient of leaf x as it is summed."""
-    return g.astype(tree.wide(x)) if tree.is_float(x) else jnp.zeros_like(x)
+    return g.astype(tree.wide(x)) if tree.is_float(x) else jnp.zeros(())
