@@ -101,7 +101,9 @@ def fitted(slope: Any, params: Any, key: Any, iterations: int) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames=("shots", "order", "iterations"))
-def meta_trained(key: Any, strokes: Any, shots: int, order: str, rate: Any, iterations: int) -> Any:
+def meta_trained(
+    key: Any, begin: Any, strokes: Any, shots: int, order: str, rate: Any, iterations: int
+) -> Any:
     """Weights that a task starts from."""
 
     def slope(params: Any, key: Any) -> Any:
@@ -167,11 +169,15 @@ def nearest(key: Any, strokes: Any, shots: int) -> Any:
 def measured(of: Split, seed: int, shots: int, iterations: int = ITERATIONS) -> dict[str, Any]:
     """Accuracy by start, and the choices of rate and steps."""
     key = jr.fold_in(jr.key(seed), shots)
-    starts = {
-        name: meta_trained(key, of.train, shots, *how, iterations) for name, how in ORDERS.items()
-    }
-    starts["joint pre-training"] = jointly_trained(key, of.train, shots, iterations)
-    starts["random weights"] = net(of.train.shape[-1]).init(key)
+    meta = lambda begin, name, iterations: meta_trained(
+        key, begin, of.train, shots, *ORDERS[name], iterations
+    )
+    joint = functools.partial(jointly_trained, key, of.train, shots)
+    random, half = net(of.train.shape[-1]).init(jr.fold_in(key, 0)), iterations // 2
+    starts = {name: meta(random, name, iterations) for name in ORDERS}
+    starts["joint pre-training"] = joint(iterations)
+    starts["joint, then FOMAML"] = meta(joint(half), "FOMAML", half)
+    starts["random weights"] = random
     found: dict[str, Any] = {name: tested(p, key, of, shots) for name, p in starts.items()}
     alone = float(nearest(jr.fold_in(key, 3), of.test, shots))
     return found | {"nearest drawing": (alone, "")}
