@@ -49,7 +49,7 @@ def by_source(losses: Array, source: Array, sources: int) -> Array:
     """Mean loss of each source in a batch; 0 for one that is absent.
 
     Args:
-      losses: `[B]`.
+      losses: `[B]`; half types become float32.
       source: int `[B]`; a number outside `0 ... sources - 1` belongs to none.
       sources: S; static.
 
@@ -61,6 +61,7 @@ def by_source(losses: Array, source: Array, sources: int) -> Array:
         >>> ws.contrib.bilevel.by_source(jnp.array([1.0, 3.0, 5.0]), jnp.array([0, 0, 2]), 3)
         Array([2., 0., 5.], dtype=float32)
     """
+    losses = losses.astype(jnp.promote_types(losses.dtype, jnp.float32))
     count = jax.ops.segment_sum(jnp.ones_like(losses), source, sources)
     return jax.ops.segment_sum(losses, source, sources) / jnp.maximum(count, 1)
 
@@ -84,7 +85,7 @@ def scalebio(
     then moves u up, w down and \(\lambda\) down. So u descends on \(\alpha\, p \cdot \ell(u)\), and
     \(\lambda\) along \(\alpha (\mathrm{diag}(p) - p p^T)(\ell(w) - \ell(u))\). There are no second
     derivatives; two copies of the weights are held. To hold less for their optimisers, pass one
-    that trains some weights at a time (`wslax.select.lift`, `optax.masked`).
+    that trains some weights at a time, as `wslax.select.lift` does.
 
     Args:
       losses: `losses(params, batch) -> [B]`, one a row.
@@ -102,8 +103,8 @@ def scalebio(
 
     References:
       Pan et al. 2024, ScaleBiO: scalable bilevel optimization for LLM data reweighting,
-      arXiv:2406.19976, algorithm 1; the order of updates and per-source means are those of the
-      authors' code.
+      arXiv:2406.19976; the order of updates and the per-source means are those of the authors'
+      code.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, wslax as ws
