@@ -17,6 +17,10 @@ SST2 = (
     "SST-2: sst2_train.tsv, sst2_dev.tsv and sst2_test.tsv (`sentence TAB label`), of "
     "clairett/pytorch-sentiment-classification, in the folder that WSLAX_DATA names"
 )
+OMNIGLOT = (
+    "Omniglot: omniglot_small.npz (`x` uint8 [n, 28, 28], `alphabet`, `character`, `drawer`), from "
+    "brendenlake/omniglot, in the folder that WSLAX_DATA names"
+)
 
 MAIZE = (
     "maize trials: barrero_maize.csv.gz, of vincentarelbundock/Rdatasets (agridat), in the folder "
@@ -40,6 +44,21 @@ def cifar(train: int, test: int) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarr
             x, y = arrays["x"][:count], arrays["y"][:count]
         parts.append((x.astype(np.float32) / 127.5 - 1, y.astype(np.int32)))
     return parts[0], parts[1]
+
+
+def omniglot() -> dict[str, np.ndarray] | None:
+    """Alphabet to strokes in [0, 1], `[characters, drawers, 28, 28]`; None if missing."""
+    file = _file("omniglot_small.npz")
+    if file is None:
+        return None
+    with np.load(file, allow_pickle=False) as arrays:
+        parts = {name: arrays[name] for name in ("x", "alphabet", "character", "drawer")}
+    order = np.lexsort([parts[name] for name in ("drawer", "character", "alphabet")])
+    parts = {name: part[order] for name, part in parts.items()}
+    return {
+        str(name): parts["x"][parts["alphabet"] == name].reshape(-1, 20, 28, 28) / np.float32(255)
+        for name in np.unique(parts["alphabet"])
+    }
 
 
 def shakespeare() -> str | None:

@@ -2,11 +2,7 @@
 
 from wslax._lazy import attach
 
-_MODULES: list[str] = [
-    "bandit",
-    "ensemble",
-    "weights",
-]
+_MODULES = ["bandit", "bilevel", "binary", "ensemble", "maml", "reweight", "weights"]
 
 __getattr__, __all__ = attach(__name__, {name: f"{__name__}.{name}" for name in _MODULES})
 
