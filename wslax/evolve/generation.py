@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from wslax import random, tree
+from wslax.evolve.breeding import breed, room
 from wslax.evolve.crossover import Crossover, cross
 from wslax.evolve.mutation import gaussian
 from wslax.evolve.selection import ranked, roulette, shares, tournament
-from wslax.evolve.strategy import Evaluation, Info, Members, empty, fill, place, report, told
+from wslax.evolve.strategy import Evaluation, Info, Members, empty, place, report, told
+from wslax.population import size
 from wslax.population.members import as_key
 from wslax.typing import Array, Key, Params, Population, Where
 
@@ -59,34 +61,34 @@ def owned(population: Population, where: Where) -> Params:
     return jax.tree.map(lambda x, mine: mine and tree.is_float(x), population, picked)
 
 
-def crossed(
-    plan: Plan, key: Key, population: Population, parents: Array, coef: Array, ids: Array
-) -> Callable[[Array, Params], Params]:
-    """`(index, buffer) -> children`: merges of `parents[index]`, each with a key of its own."""
-    mine = owned(population, plan.where)
-    key = as_key(key)
-
-    def one(parents: Array, coef: Array, id_: Array) -> Params:
-        child_key = jax.random.fold_in(key, id_)
-        return cross(plan.crossover, child_key, population, parents, coef, mine)
-
-    return lambda index, _: jax.vmap(one)(parents[index], coef[index], ids[index])
+Make = Callable[[Array, Params, Any], Params]
 
 
-def _mutants(
-    plan: Plan, key: Key, state: State, parents: Array, ids: Array, source: Population | None
-) -> Callable[[Array, Params], Params]:
-    """`(index, buffer) -> mutants` of members of `source`, or of children in the buffer itself."""
-    mine = owned(state.members.params, plan.where)
+def crossed(plan: Plan, mine: Params) -> Make:
+    """`(slots, pairs, (key, coef, ids)) -> children`: merges, each with a key of its own."""
 
-    def make(index: Array, buffer: Params) -> Params:
-        def one(i: Array, id_: Array) -> Params:
-            parent = jax.tree.map(lambda x: x[i], buffer if source is None else source)
-            return gaussian(
-                key, parent, sigma=state.sigma, rate=plan.gene_rate, member=id_, owned=mine
-            )
+    def make(slots: Array, pairs: Params, shared: Any) -> Params:
+        key, coef, ids = shared
 
-        return jax.vmap(one)(parents[index], ids[index])
+        def one(pair: Params, coef: Array, id_: Array) -> Params:
+            return cross(plan.crossover, jax.random.fold_in(key, id_), pair, coef, mine)
+
+        return jax.vmap(one)(pairs, coef[slots], ids[slots])
+
+    return make
+
+
+def _mutants(plan: Plan, mine: Params) -> Make:
+    """`(slots, rows, (key, sigma, ids)) -> mutants` of the one parent that each has."""
+
+    def make(slots: Array, rows: Params, shared: Any) -> Params:
+        key, sigma, ids = shared
+
+        def one(row: Params, id_: Array) -> Params:
+            parent = jax.tree.map(lambda x: x[0], row)
+            return gaussian(key, parent, sigma=sigma, rate=plan.gene_rate, member=id_, owned=mine)
+
+        return jax.vmap(one)(rows, ids[slots])
 
     return make
 
@@ -112,17 +114,14 @@ def ask(plan: Plan, key: Key, state: State) -> tuple[Params, State]:
     coef = jnp.where(total_share > 0, share / total_share, np.float32(0.5))
     lone = ranked(now.fitness, now.ids)[_shuffled(key, "mutated members", n, of_members)]
     again = _shuffled(key, "mutated children", merges, of_children)
-    # One row a child: whom it is made of, an index of a member or of a child.
-    made_of = jnp.concatenate([couples[:, :1].ravel(), lone, again])
 
-    children = empty(now.params, total)
-    merge = crossed(plan, key, now.params, couples, coef, ids)
-    mutate = functools.partial(_mutants, plan, key, state, made_of, ids)
-    stops = (0, merges, merges + of_members, total)
-    for make, start, stop in zip(
-        (merge, mutate(now.params), mutate(None)), stops[:-1], stops[1:], strict=True
-    ):
-        children = fill(children, start, stop, plan.chunk, make)
+    mine, key = owned(now.params, plan.where), as_key(key)
+    merge = plan.chunk, crossed(plan, mine), (key, coef, ids)
+    mutate = plan.chunk, _mutants(plan, mine), (key, state.sigma, ids)
+    children = empty(now.params, room(total))
+    children = breed(children, 0, couples, *merge, now.params)
+    children = breed(children, merges, lone[:, None], *mutate, now.params)
+    children = breed(children, merges + of_members, again[:, None], *mutate)
     alone = jnp.concatenate([now.ids[lone], ids[again]])
     parents = jnp.concatenate([now.ids[couples], jnp.stack([alone, alone], 1)])
     return children, state._replace(parents=parents)
@@ -135,16 +134,18 @@ def tell(
     old = state.members
     n, total = old.ids.shape[0], state.parents.shape[0]
     tree.check_structure(children, old.params, "children", "the population")
-    fitness = jnp.asarray(told(evaluation, total).fitness, old.fitness.dtype)
-    ids = state.next_id + jnp.arange(total, dtype=jnp.uint32)
+    slots = size(children)
+    given = jnp.asarray(told(evaluation, slots).fitness, old.fitness.dtype)
+    born = Members(children, given, state.next_id + jnp.arange(slots, dtype=jnp.uint32))
+    fitness, ids = given[:total], born.ids[:total]
     every = jnp.concatenate([old.fitness, fitness])
     every_id = jnp.concatenate([old.ids, ids])
     elites = max(1, int(plan.elite * n))
     winners = tournament(key, every, n - elites, size=plan.tournament, spare=elites, ids=every_id)
     stay = jnp.concatenate([ranked(every, every_id)[:elites], winners])
-    alive = jnp.zeros(n + total, bool).at[stay].set(True)
-    now, slots = place(old, Members(children, fitness, ids), alive)
-    info = report(now, ids, state.parents, fitness, slots)
+    alive = jnp.zeros(n + slots, bool).at[stay].set(True)
+    now, places = place(old, born, alive)
+    info = report(now, ids, state.parents, fitness, places[:total])
     return state._replace(members=now, next_id=state.next_id + np.uint32(total)), info
 
 

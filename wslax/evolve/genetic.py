@@ -6,13 +6,15 @@ import jax.numpy as jnp
 
 from wslax import random
 from wslax.errors import WeightSpaceError
+from wslax.evolve.breeding import breed
 from wslax.evolve.crossover import Crossover, linear
 from wslax.evolve.generation import Plan, State, counts, crossed, owned, program
 from wslax.evolve.mutation import check_rate
 from wslax.evolve.selection import pairs
-from wslax.evolve.strategy import Strategy, empty, fill, members
+from wslax.evolve.strategy import Strategy, empty, members
 from wslax.globs import hashable
 from wslax.population import size
+from wslax.population.members import as_key
 from wslax.typing import Array, Key, Params, Population, Scalar, Where
 
 
@@ -147,8 +149,9 @@ def genome_init(
     u = 1 - random.uniform(random.bits(key, "evolve/weights", 2 * n, xp=jnp)).reshape(n, 2)
     coef = u / u.sum(1, keepdims=True)
     plan = _plan(0.0, 0.0, 0.0, 0.0, 1, crossover, where, chunk)
-    make = crossed(plan, key, experts, parents, coef, jnp.arange(n, dtype=jnp.uint32))
-    return fill(empty(experts, n), 0, n, chunk, make)
+    make = crossed(plan, owned(experts, plan.where))
+    shared = as_key(key), coef, jnp.arange(n, dtype=jnp.uint32)
+    return breed(empty(experts, n), 0, parents, chunk, make, shared, experts)
 
 
 def _plan(*args: Any) -> Plan:

@@ -10,6 +10,7 @@ import numpy as np
 from wslax import tree
 from wslax.errors import WeightSpaceError
 from wslax.evolve.strategy import Info, Members, Strategy
+from wslax.population import processes
 from wslax.population.members import as_key, size
 from wslax.typing import Array, Key, Params
 
@@ -93,7 +94,17 @@ def run(
         raise WeightSpaceError(
             "give a population to begin with, or the state (and start=) to resume from, not both"
         )
-    key = as_key(key)
+    with processes.over(population if state is None else state.members.params):
+        return _generations(
+            strategy, population, evaluate, as_key(key), generations, direction, fitness, state,
+            start, on_generation,
+        )  # fmt: skip
+
+
+def _generations(
+    strategy: Strategy, population: Any, evaluate: Any, key: Any, generations: int,
+    direction: Direction, fitness: Any, state: Any, start: int, on_generation: Any,
+) -> Run:  # fmt: skip
     evaluations = 0
 
     def judge(population: Params) -> Array:
@@ -115,7 +126,7 @@ def run(
         now = jax.random.fold_in(key, generation)
         children, state = ask(now, state)
         state, info = tell(now, state, children, judge(children))
-        info = jax.tree.map(np.asarray, _outward(direction, info))
+        info = _outward(direction, processes.host(info))
         history.append(info)
         if on_generation is not None:
             on_generation(generation + 1, state, info)
@@ -132,7 +143,7 @@ def run(
 
 def _checked(fitness: Any, population: Params) -> Array:
     n = size(population)
-    fitness = jnp.asarray(fitness)
+    fitness = np.asarray(processes.host(fitness))
     if fitness.shape != (n,):
         raise WeightSpaceError(
             f"evaluate: expected one number a member, [{n}], got {tree.aval(fitness)}"

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from wslax import tree
 from wslax.errors import WeightSpaceError
-from wslax.population import size
+from wslax.population import devices, fetch, size
+from wslax.population.ring import everywhere
 from wslax.typing import Array, Params, PerMember, Population
 
 
@@ -127,7 +128,8 @@ def members(population: Params, fitness: Array) -> Members:
             f"fitness: expected one number a member, [{n}], got {tree.aval(fitness)}"
         )
     fitness = fitness.astype(tree.wide(fitness))
-    return Members(jax.tree.map(jnp.asarray, population), fitness, jnp.arange(n, dtype=jnp.uint32))
+    ids = jnp.arange(n, dtype=jnp.uint32)
+    return Members(jax.tree.map(jnp.asarray, population), everywhere(fitness), everywhere(ids))
 
 
 def told(evaluation: Array | Evaluation, n: int) -> Evaluation:
@@ -149,7 +151,7 @@ def told(evaluation: Array | Evaluation, n: int) -> Evaluation:
         if jnp.ndim(value) != rank or jnp.shape(value)[0] != n:
             wanted = "one number a child" if rank == 1 else "one row a child"
             raise WeightSpaceError(f"{what}: expected {wanted}, [{n}], got {tree.aval(value)}")
-    return given
+    return jax.tree.map(everywhere, given)
 
 
 def empty(population: Population, n: int) -> Params:
@@ -216,7 +218,8 @@ def _write(rows: Array, new: Array, start: Array) -> Array:
 def place(old: Members, children: Members, alive: Array) -> tuple[Members, Array]:
     """Write the surviving children into the slots of the members that did not survive.
 
-    One member at a time and in place, so that a donated population is never held twice.
+    In place, so that a donated population is never held twice: one member at a time, or under a
+    mesh with an axis `population` by `ws.population.fetch`.
 
     Args:
       old: N members.
@@ -238,6 +241,12 @@ def place(old: Members, children: Members, alive: Array) -> tuple[Members, Array
     losers = jnp.argsort(alive[:n], stable=True).astype(jnp.int32)
     born = alive[n:]
     slots = losers[jnp.cumsum(born, dtype=jnp.int32) - 1]
+    taken = jnp.where(born, slots, jnp.int32(-1))
+    if devices() > 1:
+        numbers = jnp.arange(born.shape[0], dtype=jnp.int32)
+        source = jnp.full(n, -1, jnp.int32).at[jnp.where(born, slots, n)].set(numbers, mode="drop")
+        now = fetch(old, children, source)
+        return now._replace(fitness=everywhere(now.fitness), ids=everywhere(now.ids)), taken
 
     def step(c: Array, now: Members) -> Members:
         def write(leaf: Array, child: Array) -> Array:
@@ -250,7 +259,7 @@ def place(old: Members, children: Members, alive: Array) -> tuple[Members, Array
         return jax.tree.map(write, now, children)
 
     now = jax.lax.fori_loop(0, born.shape[0], step, old)
-    return now, jnp.where(born, slots, jnp.int32(-1))
+    return now, taken
 
 
 def report(now: Members, ids: Array, parents: Array, fitness: Array, slots: Array) -> Info:
