@@ -21,13 +21,11 @@ MAKE = {
 
 
 def members(n=N):
-    keys = jax.random.split(jax.random.key(1), 3)
+    keys = jax.random.split(jax.random.key(1), 2)
     return {
         "kernel": jax.random.normal(keys[0], (n, 6, 5)),
-        "half": jax.random.normal(keys[1], (n, 7)).astype(jnp.bfloat16),
-        "steps": 20_000_001 + jnp.arange(n, dtype=jnp.int32),
-        "mask": jnp.arange(n * 3).reshape(n, 3) % 2 == 0,
-        "key": jax.random.split(keys[2], n),
+        "half": jax.random.normal(keys[0], (n, 7)).astype(jnp.bfloat16),
+        "key": jax.random.split(keys[1], n),
     }
 
 
@@ -79,5 +77,5 @@ def test_no_population_is_gathered(name):
                 assert str(width) not in shape.split(",")
             if kind == "collective-permute":
                 sent.append(shape)
-    assert set(sent) <= {f"{rows},{width}" for rows in (1, 2)}
-    assert sent or name == "model_swarm"
+    # One row a message: each device wants at most 4 of 16 members, or 6 parents of 3 children.
+    assert set(sent) - {"1"} == {f"1,{width}"}

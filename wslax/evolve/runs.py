@@ -120,7 +120,7 @@ def _generations(
         state = strategy.init(key, population, told)
     # `ask` passes the population through: donated, it is neither copied nor held twice.
     ask, tell = (jax.jit(fn, donate_argnums=1) for fn in (strategy.ask, strategy.tell))
-    state = jax.tree.map(jnp.copy, state)
+    state = _copied(state)
     history = []
     for generation in range(start, generations):
         now = jax.random.fold_in(key, generation)
@@ -139,6 +139,12 @@ def _generations(
         evaluations,
         state,
     )
+
+
+@jax.jit
+def _copied(state: Any) -> Any:
+    """A copy that `tell` may overwrite; under a mesh all of it lies there."""
+    return jax.tree.map(jnp.copy, state)
 
 
 def _checked(fitness: Any, population: Params) -> Array:
