@@ -164,7 +164,7 @@ def moved(index: Any, n: int, ring: int) -> int:
     return most * sum(map(int, trips))
 
 
-def _wants(wanted: Array, held: int, distance: int, ring: int) -> Array:
+def _wants(wanted: Array, held: int, distance: Any, ring: int) -> Array:
     """Which slots `[ring, slots]` of each device want a row from so far up the ring."""
     source = (jnp.arange(ring, dtype=jnp.int32) + distance) % ring
     return (wanted >= 0) & (wanted // held == source[:, None])
@@ -192,20 +192,25 @@ def _arrive(ring: int, into: Params, population: Params, index: Array) -> Params
     most = stride(slots, ring)
     room = -(-slots // most) * most
 
-    for distance in range(ring):
+    def way(distance: int) -> Callable[[Params], Params]:
+        to = [(d, (d - distance) % ring) for d in range(ring)]
+        return lambda rows: jax.tree.map(lambda x: jax.lax.ppermute(x, AXIS, to), rows)
+
+    ways = [lambda rows: rows, *map(way, range(1, ring))]
+
+    def across(distance: Array, into: Params) -> Params:
         wants = _wants(wanted, held, distance, ring)
         receiver = (me - distance) % ring
-        places = lambda d, wants=wants: jnp.nonzero(wants[d], size=room, fill_value=slots)[0]
+        places = lambda d: jnp.nonzero(wants[d], size=room, fill_value=slots)[0]
         arriving = places(me)
         leaving = wanted[receiver].at[places(receiver)].get(mode="fill", fill_value=0) - me * held
-        way = [(d, (d - distance) % ring) for d in range(ring)]
 
-        def step(t: Array, into: Params, arriving=arriving, leaving=leaving, way=way) -> Params:
+        def step(t: Array, into: Params) -> Params:
             part = lambda x: jax.lax.dynamic_slice_in_dim(x, t * most, most)
             rows = _rows(population, jnp.clip(part(leaving), 0, held - 1))
-            if way[0] != (0, 0):
-                rows = jax.tree.map(lambda x: jax.lax.ppermute(x, AXIS, way), rows)
-            return _put(into, part(arriving), rows)
+            # A branch a distance holds the messages alone, so that programs stay small.
+            return _put(into, part(arriving), jax.lax.switch(distance, ways, rows))
 
-        into = jax.lax.fori_loop(0, _trips(wants, most), step, into)
-    return into
+        return jax.lax.fori_loop(0, _trips(wants, most), step, into)
+
+    return jax.lax.fori_loop(0, ring, across, into)
