@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from wslax._lazy import attach
 
 if TYPE_CHECKING:
+    from wslax.evolve.archipelago import Archipelago as Archipelago
+    from wslax.evolve.archipelago import islands as islands
     from wslax.evolve.crossover import linear as linear
     from wslax.evolve.exchange import by_layer as by_layer
     from wslax.evolve.exchange import by_unit as by_unit
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from wslax.evolve.variation import spectral as spectral
 
 _NAMES = {
+    "archipelago": ["Archipelago", "islands"],
     "crossover": ["linear"],
     "exchange": ["by_layer", "by_unit", "of_task_vectors", "uniform"],
     "genetic": ["genome", "genome_init"],

@@ -126,7 +126,7 @@ def _generations(
         now = jax.random.fold_in(key, generation)
         children, state = ask(now, state)
         state, info = tell(now, state, children, judge(children))
-        info = _outward(direction, processes.host(info))
+        info = processes.host(_outward(direction, info))
         history.append(info)
         if on_generation is not None:
             on_generation(generation + 1, state, info)

@@ -60,10 +60,8 @@ def local(fn: Callable[..., Any], specs: Any, out: Any = ROWS) -> Callable[..., 
         ...     local(lambda x: x.sum(keepdims=True), ROWS)(jnp.ones(3))
         Array([3.], dtype=float32)
     """
-    axes = {AXIS}
-    return jax.jit(
-        jax.shard_map(fn, in_specs=specs, out_specs=out, axis_names=axes, check_vma=False)
-    )
+    mapped = jax.shard_map(fn, in_specs=specs, out_specs=out, axis_names={AXIS}, check_vma=False)
+    return jax.jit(mapped)
 
 
 def everywhere(x: Array) -> Array:
@@ -114,7 +112,12 @@ def fetch(into: Params, population: Params, index: Array) -> Params:
     if ring == 1:
         return _put(into, jnp.where(index < 0, index.shape[0], jnp.arange(len(index))),
                     _rows(population, jnp.maximum(index, 0)))  # fmt: skip
-    return local(partial(_arrive, ring), (ROWS, ROWS, WHOLE))(into, population, index)
+    return _fetch(into, population, index)
+
+
+@jax.jit
+def _fetch(into: Params, population: Params, index: Array) -> Params:
+    return local(partial(_arrive, devices()), (ROWS, ROWS, WHOLE))(into, population, index)
 
 
 def row(population: Params, i: Array) -> Params:
@@ -125,15 +128,20 @@ def row(population: Params, i: Array) -> Params:
         >>> row({"w": jnp.array([1.0, 2.0])}, jnp.array(1))
         {'w': Array(2., dtype=float32)}
     """
+    return _row(population, jnp.asarray(i, jnp.int32))
+
+
+@jax.jit
+def _row(population: Params, i: Array) -> Params:
     ring = devices()
     if ring == 1:
-        return jax.tree.map(lambda x: x[i], population)
+        return _rows(population, i)
 
     def to_all(population: Params, i: Array) -> Params:
         first = _rows(population, jnp.zeros(1, jnp.int32))
         return _rows(_arrive(ring, first, population, jnp.broadcast_to(i, (ring,))), 0)
 
-    return local(to_all, (ROWS, WHOLE), WHOLE)(population, jnp.asarray(i, jnp.int32))
+    return local(to_all, (ROWS, WHOLE), WHOLE)(population, i)
 
 
 def stride(wanted: int, ring: int) -> int:
