@@ -68,7 +68,6 @@ def test_migrants_are_the_best_of_the_island_before(steps):
             slots // (N // ISLANDS), np.repeat(range(ISLANDS), 2).reshape(-1, 2)
         )
         np.testing.assert_array_equal(now.ids[slots], np.asarray(info.ids)[rows])
-        fitness = np.asarray(now.fitness).reshape(ISLANDS, -1)
         where = {int(id_): slot for slot, id_ in enumerate(np.asarray(now.ids))}
         for i in range(ISLANDS):
             came = np.sort(np.asarray(now.fitness)[slots[i]])

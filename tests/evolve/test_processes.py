@@ -24,13 +24,12 @@ x = np.linspace(-1, 1, 16, dtype=np.float32)
 
 
 def init(key):
-    a, b = jax.random.split(key)
-    return {"in": jax.random.normal(a, (2, 8)), "out": jax.random.normal(b, (8,))}
+    return {"w": jax.random.normal(key, (3, 8))}
 
 
 def error(params):
-    hidden = jnp.tanh(x[:, None] * params["in"][:1] + params["in"][1:])
-    return jnp.square(hidden @ params["out"] - jnp.sin(3 * x)).mean()
+    hidden = jnp.tanh(x[:, None] * params["w"][:1] + params["w"][1:2])
+    return jnp.square(hidden @ params["w"][2] - jnp.sin(3 * x)).mean()
 
 
 def save(generation, state, info):
@@ -101,9 +100,9 @@ def launch(script, folder, die_at, cache):
 
 
 def test_a_killed_process_fails_the_job_and_a_restart_ends_like_one_process(
-    script, alone, tmp_path
+    script, alone, tmp_path, pytestconfig
 ):
-    cache = tmp_path / "cache"
+    cache = pytestconfig.cache.mkdir("jax")
     done, ended = launch(script, tmp_path, 2, cache)
     assert done.returncode == 1
     assert done.stderr.startswith("launch: process 1 of 2 was killed by SIGKILL")
@@ -115,10 +114,11 @@ def test_a_killed_process_fails_the_job_and_a_restart_ends_like_one_process(
     saved = int(np.load(tmp_path / "state.npz")["generation"])
     assert saved in (1, 2)  # the second save may be cut off
     done, _ = launch(script, tmp_path, 0, cache)
-    assert (done.returncode, done.stdout) == (0, "done in 2\n"), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("done in 2\n")  # Gloo talks before
     two = dict(np.load(tmp_path / "end.npz"))
     assert two["devices"] == 4
     np.testing.assert_array_equal(two["parents"], alone["parents"][saved:])
     np.testing.assert_array_equal(two["ids"], alone["ids"])
-    for name in ("in", "out", "fitness"):
+    for name in ("w", "fitness"):
         np.testing.assert_allclose(two[name], alone[name], rtol=1e-5, atol=1e-6)
