@@ -173,8 +173,8 @@ def travelled() -> str:
         f"through each link. With 7B parameters in bfloat16, {PER_MEMBER} devices a member and the "
         f"last line's population ({PER_MEMBER} times as many devices as it says), that is "
         f"{part / 1e9:,.0f} GB, {part / LINK:,.0f} s over links of {LINK / 1e9:.0f} GB a second, "
-        f"where an all-gather would take {part / ratios[-1] / LINK:,.0f} s and a device's memory could not "
-        f"hold the {part / ratios[-1] / 1e9:,.0f} GB that it brings.\n\n"
+        f"where an all-gather would take {part / ratios[-1] / LINK:,.0f} s, and a device's memory "
+        f"could not hold the {part / ratios[-1] / 1e9:,.0f} GB that it brings.\n\n"
         "*The table is measured, on [small members](benchmarks.md#a-generation-over-devices); the "
         "last sentence is arithmetic on it, not a run.*"
     )
