@@ -92,8 +92,8 @@ def worker() -> None:
 
 
 def seconds(processes: int) -> float:
-    command = [sys.executable, "-m", "wslax.population.launch", "--processes", str(processes)]
-    command += ["--devices", "4", "-m", "benchmarks.scaling"]
+    start = f'launch(["-m", "benchmarks.scaling"], processes={processes}, devices=4)'
+    command = [sys.executable, "-c", f"from wslax.population.launch import launch; exit({start})"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
