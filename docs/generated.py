@@ -151,9 +151,39 @@ def kept() -> str:
     )
 
 
+BYTES, LINK, PER_MEMBER = 2 * 7e9, 4.5e10, 8  # bfloat16; bytes a second; devices of one member
+
+
+def travelled() -> str:
+    """What moves in a generation, from the last record, and what that means for large members."""
+    found = _latest("scaling")
+    whats = [what for what in found if what.endswith("devices: rows moved")]
+    if not whats:
+        return "*No record yet: `python -m benchmarks scaling`.*"
+    head = ("population", "rows through a device's links", "over an all-gather's")
+    ratios = [found[f"{what} over an all-gather's"] for what in whats]
+    rows = [
+        (what.partition(":")[0], f"{found[what]:,.0f}", f"{ratio:.2f} x")
+        for what, ratio in zip(whats, ratios, strict=True)
+    ]
+    part = found[whats[-1]] * BYTES / PER_MEMBER
+    return (
+        f"{_table(head, rows)}\n\n"
+        "A generation of members of B bytes, each spread over m devices, takes rows × B / m bytes "
+        f"through each link. With 7B parameters in bfloat16, {PER_MEMBER} devices a member and the "
+        f"last line's population ({PER_MEMBER} times as many devices as it says), that is "
+        f"{part / 1e9:,.0f} GB, {part / LINK:,.0f} s over links of {LINK / 1e9:.0f} GB a second, "
+        f"where an all-gather would take {part / ratios[-1] / LINK:,.0f} s, and a device's memory "
+        f"could not hold the {part / ratios[-1] / 1e9:,.0f} GB that it brings.\n\n"
+        "*The table is measured, on [small members](benchmarks.md#a-generation-over-devices); the "
+        "last sentence is arithmetic on it, not a run.*"
+    )
+
+
 PARTS = {
     "growing.md": (kept,),
     "methods.md": (markdown, measured, functions),
+    "scaling.md": (travelled,),
     "tour.md": (settings,),
 }
 

@@ -15,7 +15,7 @@ from wslax.cli import app, main
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = ["README.md", *(f"docs/{name}.md" for name in (
     "index", "getting_started", "concepts", "symmetry", "adding_a_method", "tour", "merging",
-    "checkpoints", "growing", "evolving",
+    "checkpoints", "growing", "evolving", "scaling",
 ))]  # fmt: skip
 
 
@@ -80,7 +80,7 @@ def test_links_lead_somewhere(page):
             assert anchor in slugs, f"{target}#{anchor}"
 
 
-@pytest.mark.parametrize("page", ["growing.md", "methods.md", "tour.md"])
+@pytest.mark.parametrize("page", ["growing.md", "methods.md", "scaling.md", "tour.md"])
 def test_generated_parts_are_up_to_date(page):
     """`python docs/generated.py` writes them."""
     generated = runpy.run_path(str(ROOT / "docs" / "generated.py"))

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 from wslax._lazy import attach
 
 if TYPE_CHECKING:
-    from wslax.evolve.breeding import genetic_algorithm as genetic_algorithm
+    from wslax.evolve.archipelago import Archipelago as Archipelago
+    from wslax.evolve.archipelago import islands as islands
     from wslax.evolve.cells import coverage as coverage
     from wslax.evolve.cells import grid as grid
     from wslax.evolve.cells import qd_score as qd_score
     from wslax.evolve.centre import Centre as Centre
+    from wslax.evolve.composed import genetic_algorithm as genetic_algorithm
     from wslax.evolve.crossover import iso_line as iso_line
     from wslax.evolve.crossover import linear as linear
     from wslax.evolve.differential import differential_evolution as differential_evolution
@@ -69,12 +71,13 @@ if TYPE_CHECKING:
     from wslax.evolve.variation import spectral as spectral
 
 _NAMES = {
-    "breeding": ["genetic_algorithm"],
+    "composed": ["genetic_algorithm"],
     "differential": ["differential_evolution"],
     "directions": ["by_direction", "by_term"],
     "cells": ["coverage", "grid", "qd_score"],
     "centre": ["Centre"],
     "crossover": ["iso_line", "linear"],
+    "archipelago": ["Archipelago", "islands"],
     "exchange": ["by_layer", "by_unit", "of_task_vectors", "uniform"],
     "foreign": ["External", "external"],
     "gaussian_es": ["open_es"],

@@ -1,198 +1,108 @@
-"""The general genetic algorithm: any selection, crossover, mutation and succession."""
+"""Children from chosen parents: first the rows are fetched, then each device makes its own."""
 
-import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from wslax import tree
-from wslax.errors import WeightSpaceError
-from wslax.evolve.crossover import Crossover, linear
-from wslax.evolve.generation import Survive, coefficients, crossed, owned, settle
-from wslax.evolve.mutation import gaussian
-from wslax.evolve.selection import roulette
-from wslax.evolve.strategy import Evaluation, Info, Members, Strategy, empty, fill, members
-from wslax.evolve.succession import plus
-from wslax.globs import hashable
+from wslax.evolve.strategy import empty, fill
 from wslax.population import size
-from wslax.population.members import as_key
-from wslax.typing import Array, Key, Params, Where
+from wslax.population.ring import AXIS, ROWS, WHOLE, devices, fetch, local
+from wslax.typing import Array, Params
 
-Select = Callable[[Key, Members, int], Array]
-Mutate = Callable[..., Params]
-
-SPARSE = functools.partial(gaussian, sigma=0.01, rate=0.01)
-"""GENOME's mutation."""
+# `(slots int32[chunk], rows [chunk, k, ...], shared) -> children [chunk, ...]`.
+Make = Callable[[Array, Params, Any], Params]
 
 
-class Plan(NamedTuple):
-    """What fixes the shapes and the program; hashable, so equal plans share what is compiled."""
+def room(children: int) -> int:
+    """Slots for so many children: filled up to a multiple of the devices of the mesh in use.
 
-    select: Select
-    crossover: Crossover | None
-    mutate: Mutate | None
-    survive: Survive
-    elite: int
-    where: Where
-    chunk: int
-
-
-class State(NamedTuple):
-    """The state of a genetic algorithm.
-
-    Attributes:
-      members: the population, with scores and descriptors where they were told.
-      parents: `[C, 2]`, ids of the parents of the children last asked for.
-      next_id: the id of the next child.
-    """
-
-    members: Members
-    parents: Array
-    next_id: Array
-
-
-def by_roulette(key: Key, members: Members, count: int) -> Array:
-    """Couples of two distinct parents in proportion to fitness; of one member, that one twice."""
-    drawn = roulette(key, members.fitness, count, min(2, members.ids.shape[0]), ids=members.ids)
-    return jnp.broadcast_to(drawn, (count, 2))
-
-
-def _ask(plan: Plan, key: Key, state: State) -> tuple[Params, State]:
-    now, total = state.members, state.parents.shape[0]
-    key = as_key(key)
-    ids = state.next_id + jnp.arange(total, dtype=jnp.uint32)
-    couples = jnp.asarray(plan.select(key, now, total))
-    if couples.shape != (total, 2) or not jnp.issubdtype(couples.dtype, jnp.integer):
-        raise WeightSpaceError(
-            f"select: expected the indices of two parents a child, int[{total},2], got "
-            f"{tree.aval(couples)}"
-        )
-    mine = owned(now.params, plan.where)
-
-    def bred(index: Array, buffer: Params) -> Params:
-        if plan.crossover is None:
-            return jax.tree.map(lambda x: x[couples[index, 0]], now.params)
-        coef = coefficients(now.fitness, couples)
-        breed = crossed(plan.crossover, key, now.params, mine, couples, coef, ids)
-        return breed(index, buffer)
-
-    def mutated(mutate: Mutate, child: Params, id_: Array) -> Params:
-        new = mutate(key, child, member=id_)
-        tree.check_like(new, child, "the mutant", "the child")
-        return jax.tree.map(lambda x, y, mine: x if mine else y, new, child, mine)
-
-    def make(index: Array, buffer: Params) -> Params:
-        young = bred(index, buffer)
-        if plan.mutate is None:
-            return young
-        return jax.vmap(functools.partial(mutated, plan.mutate))(young, ids[index])
-
-    children = fill(empty(now.params, total), 0, total, plan.chunk, make)
-    return children, state._replace(parents=now.ids[couples])
-
-
-def _tell(
-    plan: Plan, key: Key, state: State, children: Params, evaluation: Array | Evaluation
-) -> tuple[State, Info]:
-    # Words of their own: `select` drew from the key itself, children from their ids, which are > 0.
-    key = jax.random.fold_in(as_key(key), 0)
-    return settle(plan.survive, key, state, children, evaluation, plan.elite)
-
-
-@functools.lru_cache(maxsize=128)
-def _program(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    return jax.jit(functools.partial(_ask, plan)), jax.jit(functools.partial(_tell, plan))
-
-
-def genetic_algorithm(
-    *,
-    select: Select = by_roulette,
-    crossover: Crossover | None = linear,
-    mutate: Mutate | None = SPARSE,
-    survive: Survive = plus,
-    children: int | None = None,
-    elite: int = 1,
-    where: Where = None,
-    chunk: int = 8,
-) -> Strategy:
-    """A genetic algorithm of any parts: parents, children, mutants, and who stays.
-
-    Each generation makes a fixed number of children: `select` names two parents for each,
-    `crossover` joins them by their shares of fitness (`linear`), `mutate` changes the child, and
-    after the evaluation the `elite` best of members and children stay, then those whom `survive`
-    names. A member's scores and descriptors, where `init` and `tell` get an `Evaluation`, move with
-    it in the same gather, for `select` and `survive` to read.
-
-    Args:
-      select: `(key, members, count) -> int [count, 2]`, indices of parents. Default: two distinct
-        ones in proportion to fitness. Any selection of `ws.evolve` fits, as
-
-        - `roulette(key, rank_shares(members.fitness), count, 2)`,
-        - `tournament(key, members.fitness, 2 * count, replace=True).reshape(count, 2)`,
-        - `lexicase(key, members.scores, 2 * count).reshape(count, 2)`.
-      crossover: `(key, pair, coef) -> params`; merges are crossovers. None: a child begins as its
-        first parent.
-      mutate: `(key, params, member=id) -> params`, as a `functools.partial` of `gaussian`,
-        `low_rank`, `spectral` or `reset`. Default: GENOME's, 1% of the weights by 0.01. None: no
-        mutation.
-      survive: `(key, old, new, parents) -> int [...]`, indices of who stays, members before
-        children: `plus` (default), `comma`, `crowding`, or a function of your own, of which
-        repeated names count once and the best of the rest fill what is left.
-      children: how many a generation; static. Default: as many as members.
-      elite: how many of the best stay whatever `survive` says.
-      where: globs of the leaves that are crossed and mutated; others, and integer, bool and key
-        leaves, come from the first parent.
-      chunk: how many children are made at a time; memory and speed depend on it.
-
-    Returns:
-      The strategy; its state has `members`, `parents` and `next_id`. A population of one evolves by
-      mutation alone.
-
-    Raises:
-      WeightSpaceError: if a count is below 1 (`elite`: 0); where first used, if `select` gives
-        another shape, or an operator another tree.
-
-    References:
-      Holland 1975, Adaptation in natural and artificial systems. M2N2, of the example: Abrantes et
-      al. 2025, arXiv:2508.16204.
+    What lies in the slots behind the children is evaluated with them and thrown away.
 
     Example:
-        M2N2: parents and survivors by competition for items, mates by attraction, one child a step.
-
-        >>> import functools, jax, jax.numpy as jnp, wslax as ws
-        >>> def select(key, members, count):
-        ...     niche = ws.evolve.niche_fitness(members.scores)
-        ...     first = ws.evolve.roulette(key, niche, count, ids=members.ids)[:, 0]
-        ...     return jnp.stack([first, ws.evolve.attraction(key, members.scores, first)], 1)
-        >>> def survive(key, old, new, parents):
-        ...     niche = ws.evolve.niche_fitness(jnp.concatenate([old.scores, new.scores]))
-        ...     return ws.evolve.elite(niche, len(old.ids))
-        >>> init, ask, tell = ws.evolve.genetic_algorithm(
-        ...     select=select, survive=survive, elite=0, children=1)
-        >>> judge = lambda p: ws.evolve.Evaluation(p["w"].sum(1), scores=p["w"] > 0.5)
-        >>> population = {"w": jax.random.normal(jax.random.key(1), (8, 5))}
-        >>> state = init(jax.random.key(0), population, judge(population))
-        >>> for generation in range(3):
-        ...     key = jax.random.fold_in(jax.random.key(0), generation)
-        ...     children, state = ask(key, state)
-        ...     state, info = tell(key, state, children, judge(children))
-        >>> state.members.scores.shape, int(state.next_id)
-        ((8, 5), 11)
+        >>> room(5)
+        5
     """
-    sizes = {"children": (1 if children is None else children, 1), "elite": (elite, 0)}
-    for what, (given, least) in (sizes | {"chunk": (chunk, 1)}).items():
-        if given < least:
-            raise WeightSpaceError(f"{what}: expected at least {least}, got {given}")
-    plan = Plan(select, crossover, mutate, survive, elite, hashable(where), chunk)
+    ring = devices()
+    return -(-children // ring) * ring
 
-    def init(key: Key, population: Params, evaluation: Array | Evaluation) -> State:
-        first = members(population, evaluation)
-        n = size(population)
-        owned(population, plan.where)
-        parents = jnp.zeros((children or n, 2), jnp.uint32)
-        return State(first, parents, jnp.asarray(np.uint32(n)))
 
-    return Strategy(init, *_program(plan))
+def breed(
+    buffer: Params,
+    start: int,
+    parents: Array,
+    chunk: int,
+    make: Make,
+    shared: Any,
+    source: Params | None = None,
+) -> Params:
+    """Write children of chosen parents into slots of a buffer, a few at a time and in place.
+
+    Under a mesh with an axis `population` each device makes the children of its own slots, and only
+    their parents travel (`ws.population.fetch`). The bits do not depend on it.
+
+    Args:
+      buffer: leaves `[C, ...]`.
+      start: slot of the first child; static.
+      parents: int32 `[children, k]`, rows of `source`.
+      chunk: how many children a step; static.
+      make: `(slots int32[chunk], rows [chunk, k, ...], shared) -> leaves [chunk, ...]`; what it
+        gives for a slot must not depend on the chunk.
+      shared: all other arrays that `make` reads, whole on every device; what it closes over must be
+        no tracer.
+      source: leaves `[N, ...]`; default the buffer itself.
+
+    Returns:
+      The buffer with the children.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> parents = jnp.array([[0, 1], [1, 1]])
+        >>> total = lambda slots, rows, more: rows.sum(1) + more
+        >>> breed(jnp.zeros(3), 1, parents, 8, total, 0.5, jnp.array([1.0, 5.0]))
+        Array([ 0. ,  6.5, 10.5], dtype=float32)
+    """
+    count, arity = parents.shape
+    stop = start + count
+    if count == 0:
+        return buffer
+    if devices() == 1:
+
+        def of_rows(slots: Array, buffer: Params) -> Params:
+            chosen = parents[slots - start]
+            held = buffer if source is None else source
+            return make(slots, jax.tree.map(lambda x: x[chosen], held), shared)
+
+        return fill(buffer, start, stop, chunk, of_rows)
+
+    held = buffer if source is None else source
+    slots = size(buffer)
+    wanted = jnp.full((slots, arity), -1, jnp.int32).at[start:stop].set(parents).reshape(-1)
+    rows = fetch(empty(held, slots * arity), held, wanted)
+
+    def own(buffer: Params, rows: Params, shared: Any) -> Params:
+        """The children of this device's slots; those outside of `start` to `stop` stay."""
+        most = size(buffer)
+        first = jax.lax.axis_index(AXIS) * most
+        low, high = (jnp.clip(x - first, 0, most) for x in (start, stop))
+        step = min(chunk, most)
+        rows = jax.tree.map(lambda x: x.reshape(most, arity, *x.shape[1:]), rows)
+
+        def some(i: Array, buffer: Params) -> Params:
+            at = jnp.clip(low + i * step, 0, most - step)
+            here = at + jnp.arange(step, dtype=jnp.int32)
+            mine = (here >= low) & (here < high)
+            part = lambda x: jax.lax.dynamic_slice_in_dim(x, at, step)
+
+            def written(x: Array, new: Array) -> Array:
+                kept = jnp.where(mine.reshape(-1, *(1,) * (x.ndim - 1)), new, part(x))
+                return tree.cast_like(jax.lax.dynamic_update_slice_in_dim(x, kept, at, 0), x)
+
+            born = make(jnp.clip(first + here, start, stop - 1), jax.tree.map(part, rows), shared)
+            return jax.tree.map(written, buffer, born)
+
+        return jax.lax.fori_loop(0, -(-(high - low) // step), some, buffer)
+
+    return local(own, (ROWS, ROWS, WHOLE))(buffer, rows, shared)

@@ -62,18 +62,16 @@ def linear(key: Key, pair: Population, coef: PerMember) -> Params:
 def cross(
     crossover: Crossover,
     key: Key,
-    population: Population,
-    parents: Array,
+    pair: Population,
     coef: Array,
     owned: Params,
 ) -> Params:
-    """One child of two members of a population; leaves not owned come from the first parent.
+    """One child of two members; leaves not owned come from the first parent.
 
     Args:
       crossover: `(key, pair, coef) -> params`.
       key: the child's key.
-      population: leaves `[N, ...]`.
-      parents: int `[2]`.
+      pair: two parents, leaves `[2, ...]`.
       coef: `[2]`.
       owned: a tree of Python bools.
 
@@ -82,16 +80,14 @@ def cross(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> members = {"w": jnp.array([0.0, 8.0]), "steps": jnp.array([3, 5])}
+        >>> pair = {"w": jnp.array([8.0, 0.0]), "steps": jnp.array([5, 3])}
         >>> half = jnp.array([0.5, 0.5])
         >>> owned = {"w": True, "steps": False}
-        >>> cross(linear, 0, members, jnp.array([1, 0]), half, owned)
+        >>> cross(linear, 0, pair, half, owned)
         {'steps': Array(5, dtype=int32), 'w': Array(4., dtype=float32)}
     """
     # A crossover that cannot average a leaf meets the same value twice.
-    pair = jax.tree.map(
-        lambda x, mine: x[parents if mine else jnp.stack([parents[0]] * 2)], population, owned
-    )
+    pair = jax.tree.map(lambda x, mine: x if mine else jnp.stack([x[0]] * 2), pair, owned)
     child = crossover(key, pair, coef)
     tree.check_like(child, jax.tree.map(lambda x: x[0], pair), "the crossover's child", "a parent")
     return jax.tree.map(lambda x, y, mine: y if mine else x[0], pair, child, owned)

@@ -11,12 +11,14 @@ import numpy as np
 
 from wslax import random, tree
 from wslax.errors import WeightSpaceError
+from wslax.evolve.breeding import Make, breed
 from wslax.evolve.generation import duel, owned
 from wslax.evolve.mutation import check_rate
 from wslax.evolve.selection import ranked
-from wslax.evolve.strategy import Evaluation, Info, Members, Strategy, empty, fill, members
+from wslax.evolve.strategy import Evaluation, Info, Members, Strategy, empty, members
 from wslax.globs import hashable
 from wslax.population import size
+from wslax.population.members import as_key
 from wslax.typing import Array, Key, Params, PerMember, Where
 
 Base = Literal["random", "best"]
@@ -88,10 +90,34 @@ def _donated(
     return of
 
 
+def _made(mine: Params) -> Make:
+    """`(slots, [target, a, b, c], (key, ids, scale, rate)) -> trials`."""
+
+    def make(slots: Array, rows: Params, shared: Any) -> Params:
+        key, ids, scale, rate = shared
+
+        def one(four: Params, id_: Array) -> Params:
+            target = jax.tree.map(lambda x: x[0], four)
+            donated = _donated(key, id_, target, mine, rate)
+
+            def trial(name: str, x: Array, rows: Array, ours: bool) -> Array:
+                if not ours or x.size == 0:
+                    return x
+                a, b, c = rows[1:].astype(tree.wide(x))
+                donor = a + scale.astype(a.dtype) * (b - c)
+                return jnp.where(donated(name), donor.astype(x.dtype), x)
+
+            return tree.map_named(trial, target, four, mine)
+
+        return jax.vmap(one)(rows, ids[slots])
+
+    return make
+
+
 def _ask(plan: Plan, key: Key, state: State) -> tuple[Params, State]:
     now = state.members
     n = now.ids.shape[0]
-    mine = owned(now.params, plan.where)
+    mine, key = owned(now.params, plan.where), as_key(key)
     # In the order of ids, so that the order of slots does not matter.
     by_id = jnp.argsort(now.ids).astype(jnp.int32)
     rank = jnp.argsort(by_id).astype(jnp.int32)
@@ -103,24 +129,10 @@ def _ask(plan: Plan, key: Key, state: State) -> tuple[Params, State]:
         return found.at[0].set(best) if plan.base == "best" else found
 
     three = jax.vmap(partners)(now.ids, rank)
-
-    def one(i: Array, picked: Array) -> Params:
-        target = jax.tree.map(lambda x: x[i], now.params)
-        donated = _donated(key, now.ids[i], target, mine, state.rate)
-
-        def trial(name: str, x: Array, rows: Array, ours: bool) -> Array:
-            if not ours or x.size == 0:
-                return x
-            a, b, c = rows[picked].astype(tree.wide(x))
-            donor = a + state.scale.astype(a.dtype) * (b - c)
-            return jnp.where(donated(name), donor.astype(x.dtype), x)
-
-        return tree.map_named(trial, target, now.params, mine)
-
-    def make(index: Array, buffer: Params) -> Params:
-        return jax.vmap(one)(index, three[index])
-
-    children = fill(empty(now.params, n), 0, n, plan.chunk, make)
+    four = jnp.concatenate([jnp.arange(n, dtype=jnp.int32)[:, None], three], 1)
+    shared = key, now.ids, state.scale, state.rate
+    children = empty(now.params, n)
+    children = breed(children, 0, four, plan.chunk, _made(mine), shared, now.params)
     parents = jnp.stack([now.ids, now.ids[three[:, 0]]], 1)
     return children, state._replace(parents=parents)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from wslax import random, tree
 from wslax.errors import WeightSpaceError
+from wslax.evolve.breeding import Make, breed, room
 from wslax.evolve.crossover import Crossover, cross
 from wslax.evolve.mutation import check_rate, gaussian
 from wslax.evolve.selection import ranked, roulette, shares, tournament
@@ -19,7 +20,6 @@ from wslax.evolve.strategy import (
     Members,
     choose,
     empty,
-    fill,
     newborn,
     place,
     report,
@@ -129,24 +129,6 @@ def coefficients(fitness: PerMember, couples: Array) -> Array:
     return jnp.where(total > 0, share / total, np.float32(0.5))
 
 
-def crossed(
-    crossover: Crossover,
-    key: Key,
-    population: Population,
-    mine: Params,
-    parents: Array,
-    coef: Array,
-    ids: Array,
-) -> Callable[[Array, Params], Params]:
-    """`(index, buffer) -> children`: merges of `parents[index]`, each with a key of its own."""
-    key = as_key(key)
-
-    def one(parents: Array, coef: Array, id_: Array) -> Params:
-        return cross(crossover, jax.random.fold_in(key, id_), population, parents, coef, mine)
-
-    return lambda index, _: jax.vmap(one)(parents[index], coef[index], ids[index])
-
-
 def alive(first: Array, fitness: PerMember, ids: PerMember, n: int) -> Array:
     """Who stays, `[members]` with n True: those named first, then the best of the rest."""
     total = fitness.shape[0]
@@ -168,15 +150,18 @@ def settle(
 
     Whoever it names twice counts once; the best of the rest take places that are left.
     """
-    old = state.members
-    ids = state.next_id + jnp.arange(state.parents.shape[0], dtype=jnp.uint32)
-    new = newborn(old, children, evaluation, ids)
+    old, total, slots = state.members, state.parents.shape[0], size(children)
+    ids = state.next_id + jnp.arange(slots, dtype=jnp.uint32)
+    born = newborn(old, children, evaluation, ids)
+    # Slots behind the children are there for the devices' sake (`room`): nobody is in them.
+    new = jax.tree.map(lambda x: x[:total], born) if slots > total else born
     fitness, every_id = (jnp.concatenate(both) for both in zip(old[1:3], new[1:3], strict=True))
     stay = survive(key, old, new, state.parents).astype(jnp.int32)
     first = jnp.concatenate([ranked(fitness, every_id)[:elite], stay])
-    now, slots = place(old, new, alive(first, fitness, every_id, old.ids.shape[0]))
-    info = report(now, ids, state.parents, new.fitness, slots)
-    return state._replace(members=now, next_id=state.next_id + np.uint32(ids.shape[0])), info
+    living = alive(first, fitness, every_id, old.ids.shape[0])
+    now, places = place(old, born, jnp.pad(living, (0, slots - total)))
+    info = report(now, new.ids, state.parents, new.fitness, places[:total])
+    return state._replace(members=now, next_id=state.next_id + np.uint32(total)), info
 
 
 def following(next_id: Array, ids: PerMember) -> Array:
@@ -201,20 +186,31 @@ def duel(
     return state._replace(members=now, next_id=state.next_id + np.uint32(n)), info
 
 
-def _mutants(
-    plan: Plan, key: Key, state: Any, parents: Array, ids: Array, source: Population | None
-) -> Callable[[Array, Params], Params]:
-    """`(index, buffer) -> mutants` of members of `source`, or of children in the buffer itself."""
-    mine = owned(state.members.params, plan.where)
+def crossed(crossover: Crossover, mine: Params) -> Make:
+    """`(slots, pairs, (key, coef, ids)) -> children`: merges, each with a key of its own."""
 
-    def make(index: Array, buffer: Params) -> Params:
-        def one(i: Array, id_: Array) -> Params:
-            parent = jax.tree.map(lambda x: x[i], buffer if source is None else source)
-            return gaussian(
-                key, parent, sigma=state.sigma, rate=plan.gene_rate, member=id_, owned=mine
-            )
+    def make(slots: Array, pairs: Params, shared: Any) -> Params:
+        key, coef, ids = shared
 
-        return jax.vmap(one)(parents[index], ids[index])
+        def one(pair: Params, coef: Array, id_: Array) -> Params:
+            return cross(crossover, jax.random.fold_in(key, id_), pair, coef, mine)
+
+        return jax.vmap(one)(pairs, coef[slots], ids[slots])
+
+    return make
+
+
+def _mutants(plan: Plan, mine: Params) -> Make:
+    """`(slots, rows, (key, sigma, ids)) -> mutants` of the one parent that each has."""
+
+    def make(slots: Array, rows: Params, shared: Any) -> Params:
+        key, sigma, ids = shared
+
+        def one(row: Params, id_: Array) -> Params:
+            parent = jax.tree.map(lambda x: x[0], row)
+            return gaussian(key, parent, sigma=sigma, rate=plan.gene_rate, member=id_, owned=mine)
+
+        return jax.vmap(one)(rows, ids[slots])
 
     return make
 
@@ -241,18 +237,14 @@ def ask(plan: Plan, key: Key, state: Any) -> tuple[Params, Any]:
     coef = coefficients(now.fitness, couples)
     lone = ranked(now.fitness, now.ids)[_shuffled(key, "mutated members", n, of_members)]
     again = _shuffled(key, "mutated children", merges, of_children)
-    # One row a child: whom it is made of, an index of a member or of a child.
-    made_of = jnp.concatenate([couples[:, :1].ravel(), lone, again])
 
-    children = empty(now.params, total)
-    mine = owned(now.params, plan.where)
-    merge = crossed(plan.crossover, key, now.params, mine, couples, coef, ids)
-    mutate = functools.partial(_mutants, plan, key, state, made_of, ids)
-    stops = (0, merges, merges + of_members, total)
-    for make, start, stop in zip(
-        (merge, mutate(now.params), mutate(None)), stops[:-1], stops[1:], strict=True
-    ):
-        children = fill(children, start, stop, plan.chunk, make)
+    mine, key = owned(now.params, plan.where), as_key(key)
+    merge = plan.chunk, crossed(plan.crossover, mine), (key, coef, ids)
+    mutate = plan.chunk, _mutants(plan, mine), (key, state.sigma, ids)
+    children = empty(now.params, room(total))
+    children = breed(children, 0, couples, *merge, now.params)
+    children = breed(children, merges, lone[:, None], *mutate, now.params)
+    children = breed(children, merges + of_members, again[:, None], *mutate)
     alone = jnp.concatenate([now.ids[lone], ids[again]])
     parents = jnp.concatenate([now.ids[couples], jnp.stack([alone, alone], 1)])
     return children, state._replace(parents=parents)

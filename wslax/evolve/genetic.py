@@ -4,12 +4,14 @@ import jax.numpy as jnp
 
 from wslax import random
 from wslax.errors import WeightSpaceError
+from wslax.evolve.breeding import breed
 from wslax.evolve.crossover import Crossover, linear
 from wslax.evolve.generation import State, crossed, owned, planned, program, unborn
 from wslax.evolve.selection import pairs
-from wslax.evolve.strategy import Evaluation, Strategy, empty, fill, members
+from wslax.evolve.strategy import Evaluation, Strategy, empty, members
 from wslax.globs import hashable
 from wslax.population import size
+from wslax.population.members import as_key
 from wslax.typing import Array, Key, Params, Population, Scalar, Where
 
 
@@ -138,7 +140,6 @@ def genome_init(
     parents = pairs(key, size(experts), n)
     u = 1 - random.uniform(random.bits(key, "evolve/weights", 2 * n, xp=jnp)).reshape(n, 2)
     coef = u / u.sum(1, keepdims=True)
-    ids = jnp.arange(n, dtype=jnp.uint32)
-    mine = owned(experts, hashable(where))
-    make = crossed(crossover, key, experts, mine, parents, coef, ids)
-    return fill(empty(experts, n), 0, n, chunk, make)
+    make = crossed(crossover, owned(experts, hashable(where)))
+    shared = as_key(key), coef, jnp.arange(n, dtype=jnp.uint32)
+    return breed(empty(experts, n), 0, parents, chunk, make, shared, experts)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from wslax.evolve.breeding import genetic_algorithm
+from wslax.evolve.composed import genetic_algorithm
 from wslax.evolve.differential import differential_evolution
 from wslax.evolve.gaussian_es import open_es
 from wslax.evolve.genetic import genome

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from wslax import tree
 from wslax.errors import WeightSpaceError
-from wslax.population import size
+from wslax.population import devices, fetch, size
+from wslax.population.ring import everywhere
 from wslax.typing import Array, Params, PerMember, Population
 
 
@@ -130,7 +131,8 @@ def members(population: Params, evaluation: Array | Evaluation) -> Members:
     fitness = jnp.asarray(fitness)
     fitness = fitness.astype(tree.wide(fitness))
     ids = jnp.arange(n, dtype=jnp.uint32)
-    return Members(jax.tree.map(jnp.asarray, population), fitness, ids, scores, descriptors)
+    population = jax.tree.map(jnp.asarray, population)
+    return Members(population, everywhere(fitness), everywhere(ids), scores, descriptors)
 
 
 def told(evaluation: Array | Evaluation, n: int) -> Evaluation:
@@ -152,7 +154,7 @@ def told(evaluation: Array | Evaluation, n: int) -> Evaluation:
         if jnp.ndim(value) != rank or jnp.shape(value)[0] != n:
             wanted = f"one {'number' if rank == 1 else 'row'} a member"
             raise WeightSpaceError(f"{what}: expected {wanted}, [{n}], got {tree.aval(value)}")
-    return given
+    return jax.tree.map(everywhere, given)
 
 
 def newborn(
@@ -253,7 +255,8 @@ def _write(rows: Array, new: Array, start: Array) -> Array:
 def place(old: Any, children: Any, alive: Array) -> tuple[Any, Array]:
     """Write the surviving children into the slots of the members that did not survive.
 
-    One member at a time and in place, so that a donated population is never held twice.
+    In place, so that a donated population is never held twice: one member at a time, or under a
+    mesh with an axis `population` by `ws.population.fetch`.
 
     Args:
       old: N members: `Members`, or another tuple with `ids`.
@@ -275,6 +278,12 @@ def place(old: Any, children: Any, alive: Array) -> tuple[Any, Array]:
     losers = jnp.argsort(alive[:n], stable=True).astype(jnp.int32)
     born = alive[n:]
     slots = losers[jnp.cumsum(born, dtype=jnp.int32) - 1]
+    taken = jnp.where(born, slots, jnp.int32(-1))
+    if devices() > 1:
+        numbers = jnp.arange(born.shape[0], dtype=jnp.int32)
+        source = jnp.full(n, -1, jnp.int32).at[jnp.where(born, slots, n)].set(numbers, mode="drop")
+        now = fetch(old, children, source)
+        return now._replace(fitness=everywhere(now.fitness), ids=everywhere(now.ids)), taken
 
     def step(c: Array, now: Any) -> Any:
         def write(leaf: Array, child: Array) -> Array:
@@ -287,7 +296,7 @@ def place(old: Any, children: Any, alive: Array) -> tuple[Any, Array]:
         return jax.tree.map(write, now, children)
 
     now = jax.lax.fori_loop(0, born.shape[0], step, old)
-    return now, jnp.where(born, slots, jnp.int32(-1))
+    return now, taken
 
 
 def choose(rows: Array, new: Population, old: Population) -> Population:

@@ -23,6 +23,7 @@ from wslax.evolve.strategy import (
 )
 from wslax.globs import hashable
 from wslax.population import size
+from wslax.population.ring import row
 from wslax.typing import Array, Key, Params, Population, Where
 
 
@@ -77,17 +78,13 @@ class Swarm(NamedTuple):
     next_id: Array
 
 
-def _row(population: Population, i: Array) -> Params:
-    return jax.tree.map(lambda x: x[i], population)
-
-
 def _extreme(seen: tuple[Params, Array], now: Any, sign: int) -> tuple[Params, Array]:
     """What was seen, or the best (worst, for -1) of the members where it goes further."""
     value = jnp.where(jnp.isnan(now.fitness), -jnp.inf, sign * now.fitness)
     i = jnp.argmax(value)
     further = jnp.isnan(seen[1]) | (value[i] > sign * seen[1])
     further = further & ~jnp.isnan(now.fitness[i])
-    kept = jax.tree.map(lambda a, b: jnp.where(further, a[i], b), now.params, seen[0])
+    kept = jax.tree.map(functools.partial(jnp.where, further), row(now.params, i), seen[0])
     return kept, jnp.where(further, now.fitness[i], seen[1])
 
 
@@ -192,7 +189,7 @@ def start(
     # Copies, so that a donated state holds no buffer twice.
     own = jax.tree.map(lambda x: x.copy(), first)
     now = Particles(*first[:3], velocity=velocity, own=own, waited=jnp.zeros(n, jnp.int32))
-    none = (_row(first.params, jnp.array(0)), jnp.full((), jnp.nan, first.fitness.dtype))
+    none = (row(first.params, jnp.array(0)), jnp.full((), jnp.nan, first.fitness.dtype))
     top, bottom = (_extreme(none, first, sign) for sign in (1, -1))
     return Swarm(now, top, bottom, jnp.asarray(step, jnp.float32), jnp.asarray(n, jnp.uint32))
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from wslax import random, tree
 from wslax.errors import WeightSpaceError
+from wslax.evolve.breeding import Make, breed
 from wslax.evolve.generation import duel, following
 from wslax.evolve.mutation import check_rate
 from wslax.evolve.selection import ranked
-from wslax.evolve.strategy import Evaluation, Info, Members, Strategy, empty, fill, members
+from wslax.evolve.strategy import Evaluation, Info, Members, Strategy, empty, members
 from wslax.globs import hashable
 from wslax.population import size
 from wslax.population.members import as_key
@@ -81,6 +82,28 @@ def _explored(plan: Plan, key: Key, member: Params, id_: Array, copied: Array) -
     return tree.map_named(of, member, fresh, tree.picked(member, plan.hyper))
 
 
+def _made(plan: Plan) -> Make:
+    """`(slots, [source], (key, ids, copied)) -> trained`."""
+
+    def make(slots: Array, rows: Params, shared: Any) -> Params:
+        key, ids, copied = shared
+
+        def one(row: Params, id_: Array, copied: Array) -> Params:
+            member = _explored(plan, key, _only(row), id_, copied)
+            # `_explored` hands ids on to `resample` under this key.
+            return plan.train(jax.random.fold_in(jax.random.fold_in(key, 0), id_), member)
+
+        made = jax.vmap(one)(rows, ids[slots], copied[slots])
+        tree.check_like(_only(made), _only(_only(rows)), "what train gives", "the member")
+        return made
+
+    return make
+
+
+def _only(rows: Params) -> Params:
+    return jax.tree.map(lambda x: x[0], rows)
+
+
 def _ask(plan: Plan, key: Key, state: State) -> tuple[Params, State]:
     now = state.members
     n = now.ids.shape[0]
@@ -88,19 +111,10 @@ def _ask(plan: Plan, key: Key, state: State) -> tuple[Params, State]:
     source = _sources(plan, key, now)
     ids = following(state.next_id, now.ids)
 
-    def one(i: Array) -> Params:
-        member = jax.tree.map(lambda x: x[source[i]], now.params)
-        member = _explored(plan, key, member, ids[i], source[i] != i)
-        # `_explored` hands ids on to `resample` under this key.
-        return plan.train(jax.random.fold_in(jax.random.fold_in(key, 0), ids[i]), member)
-
-    def make(index: Array, buffer: Params) -> Params:
-        made = jax.vmap(one)(index)
-        one_made, one_old = (jax.tree.map(lambda x: x[0], p) for p in (made, now.params))
-        tree.check_like(one_made, one_old, "what train gives", "the member")
-        return made
-
-    children = fill(empty(now.params, n), 0, n, plan.chunk, make)
+    copied = source != jnp.arange(n, dtype=jnp.int32)
+    shared = key, ids, copied
+    children = empty(now.params, n)
+    children = breed(children, 0, source[:, None], plan.chunk, _made(plan), shared, now.params)
     return children, state._replace(parents=jnp.stack([now.ids[source]] * 2, 1))
 
 

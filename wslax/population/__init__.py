@@ -12,6 +12,8 @@ from wslax.population.members import (
     take,
     unstack,
 )
+from wslax.population.processes import host, start
+from wslax.population.ring import devices, fetch
 from wslax.population.steps import Member, Trainer, step_from_loss
 from wslax.population.strategy import choose_strategy
 from wslax.population.training import train
@@ -21,7 +23,10 @@ __all__ = [
     "Trainer",
     "choose_strategy",
     "concat",
+    "devices",
     "evaluate",
+    "fetch",
+    "host",
     "init",
     "load",
     "member",
@@ -29,6 +34,7 @@ __all__ = [
     "shard",
     "size",
     "stack",
+    "start",
     "step_from_loss",
     "take",
     "train",

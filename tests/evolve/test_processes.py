@@ -1,0 +1,124 @@
+"""An evolution in two processes: what one gives, and what happens when one is killed."""
+
+import os
+import runpy
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+SCRIPT = """
+import os, pathlib, signal, sys, time
+from wslax import population
+
+process = population.start(heartbeat=10)
+import jax
+import jax.numpy as jnp
+import numpy as np
+from wslax import evolve
+
+folder, die_at = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+x = np.linspace(-1, 1, 16, dtype=np.float32)
+
+
+def init(key):
+    return {"w": jax.random.normal(key, (3, 8))}
+
+
+def error(params):
+    hidden = jnp.tanh(x[:, None] * params["w"][:1] + params["w"][1:2])
+    return jnp.square(hidden @ params["w"][2] - jnp.sin(3 * x)).mean()
+
+
+def save(generation, state, info):
+    leaves = population.host(jax.tree.leaves(state))
+    if process == 0:
+        np.savez(folder / "partial.npz", *leaves, generation=generation)
+        os.replace(folder / "partial.npz", folder / "state.npz")
+    if process == 1 and generation == die_at:
+        (folder / "killed").write_text(str(time.time()))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+auto = (jax.sharding.AxisType.Auto,)
+mesh = jax.make_mesh((4,), ("population",), axis_types=auto)
+strategy = evolve.genome(mutation_rate=0.5, gene_rate=0.3, sigma=0.1)
+members = population.shard(population.init(init, 0, 16), mesh)
+begin = {"population": members}
+if (folder / "state.npz").exists():
+    with jax.set_mesh(mesh):
+        like = strategy.init(0, members, jnp.zeros(16))
+    leaves, structure = jax.tree.flatten(like)
+    with np.load(folder / "state.npz") as stored:
+        host = [stored[f"arr_{i}"] for i in range(len(leaves))]
+        begin = {"population": None, "start": int(stored["generation"])}
+    placed = [jax.device_put(x, like.sharding) for x, like in zip(host, leaves, strict=True)]
+    begin["state"] = structure.unflatten(placed)
+end = evolve.run(
+    strategy,
+    evaluate=lambda members: population.evaluate(error, members),
+    key=0, generations=4, direction="minimize", on_generation=save, **begin,
+)
+last, history = population.host(end.members), end.history
+if process == 0:
+    np.savez(folder / "end.npz", **last.params, ids=last.ids, fitness=last.fitness,
+             parents=history.parents, devices=jax.device_count())
+    print("done in", jax.process_count())
+"""
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    path = tmp_path_factory.mktemp("script") / "evolving.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(script):
+    """The end of the script in this process, on its four devices."""
+    folder = script.parent / "alone"
+    folder.mkdir()
+    arguments, sys.argv = sys.argv, [str(script), str(folder), "0"]
+    try:
+        runpy.run_path(str(script))
+    finally:
+        sys.argv = arguments
+    return dict(np.load(folder / "end.npz"))
+
+
+def launch(script, folder, die_at, cache):
+    command = [sys.executable, "-m", "wslax.population.launch", "--processes", "2"]
+    command += ["--devices", "2", str(script), str(folder), str(die_at)]
+    fast = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    own = {"JAX_COMPILATION_CACHE_DIR": str(cache), "XLA_FLAGS": fast}
+    own["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **own})
+    return done, time.time()
+
+
+def test_a_killed_process_fails_the_job_and_a_restart_ends_like_one_process(
+    script, alone, tmp_path, pytestconfig
+):
+    cache = pytestconfig.cache.mkdir("jax")
+    done, ended = launch(script, tmp_path, 2, cache)
+    assert done.returncode == 1
+    assert done.stderr.startswith("launch: process 1 of 2 was killed by SIGKILL")
+    assert done.stderr.count("launch:") == 1
+    assert "Traceback" not in done.stderr
+    assert ended - float((tmp_path / "killed").read_text()) < 60
+    assert not (tmp_path / "end.npz").exists()
+
+    saved = int(np.load(tmp_path / "state.npz")["generation"])
+    assert saved in (1, 2)  # the second save may be cut off
+    done, _ = launch(script, tmp_path, 0, cache)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("done in 2\n")  # Gloo talks before
+    two = dict(np.load(tmp_path / "end.npz"))
+    assert two["devices"] == 4
+    np.testing.assert_array_equal(two["parents"], alone["parents"][saved:])
+    np.testing.assert_array_equal(two["ids"], alone["ids"])
+    for name in ("w", "fitness"):
+        np.testing.assert_allclose(two[name], alone[name], rtol=1e-5, atol=1e-6)
