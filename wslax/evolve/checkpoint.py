@@ -6,10 +6,12 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from wslax import io
 from wslax.errors import WeightSpaceError
+from wslax.population import processes
 
 _FILE = "evolution.safetensors"
 
@@ -36,7 +38,7 @@ def claim(folder: str | os.PathLike[str], resume: bool) -> pathlib.Path:
 
 
 def write(file: pathlib.Path, parts: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
-    """Replace what stands there by these trees and plain notes.
+    """Replace what stands there by these trees and plain notes; of several processes the first.
 
     Example:
         >>> import tempfile
@@ -45,7 +47,10 @@ def write(file: pathlib.Path, parts: Mapping[str, Any], notes: Mapping[str, Any]
         ...     read(claim(folder, True), {"a": {"x": np.ones(2)}}), notes(claim(folder, True))
         ({'a': {'x': array([1., 1.])}}, {'generation': 1})
     """
-    io.save(dict(parts), file, metadata={"run": json.dumps(notes)})
+    if jax.process_count() > 1:
+        parts = processes.host(parts)
+    if jax.process_index() == 0:
+        io.save(dict(parts), file, metadata={"run": json.dumps(notes)})
 
 
 def notes(file: pathlib.Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from wslax.errors import WeightSpaceError
 from wslax.evolve import checkpoint
 from wslax.evolve.judging import Direction, inward, outward
 from wslax.evolve.strategy import Evaluation, Info, Members, Strategy
+from wslax.population import processes
 from wslax.population.members import as_key, size
 from wslax.typing import Array, Key, Params
 
@@ -112,36 +113,41 @@ def run(
         raise WeightSpaceError(f"segment: expected at least 1 generation, got {segment}")
     if resume and folder is None:
         raise WeightSpaceError("resume: name the folder of the run to go on with")
-    key, n, evaluations = as_key(key), size(population), 0
-    notes: dict[str, Any]
-    file = None if folder is None else checkpoint.claim(folder, resume)
-    about = {"direction": direction, "key": np.asarray(jax.random.key_data(key)).tolist()}
+    with processes.over(population):
+        return _run(
+            strategy, population, evaluate, as_key(key), generations, direction, fitness, segment,
+            None if folder is None else checkpoint.claim(folder, resume), on_segment,
+        )  # fmt: skip
 
-    judge = functools.partial(_judged, evaluate, direction)
+
+def _run(
+    strategy: Strategy, population: Params, evaluate: Evaluate, key: Any, generations: int,
+    direction: Direction, fitness: Any, segment: int, file: Any, on_segment: Any,
+) -> Run:  # fmt: skip
+    n, evaluations = size(population), 0
+    notes: dict[str, Any]
+    about = {"direction": direction, "key": np.asarray(jax.random.key_data(key)).tolist()}
     if file is not None and file.exists():
         state, parts, notes = _resumed(file, about, strategy, key, population)
     else:
         if fitness is None:
-            first, evaluations = judge(population), n
-        else:
-            first = inward(direction, fitness, n)
-        state = jax.tree.map(jnp.copy, strategy.init(key, population, _plain(first)))
-        members = state.members
-        founders = {"ids": _host(members.ids), "fitness": _host(members.fitness)}
-        parts = {"founders": founders, "history": {}}
+            fitness, evaluations = evaluate(population), n
+        first = inward(direction, processes.host(fitness), n)
+        state = _copied(strategy.init(key, population, _plain(first)))
+        founders = {"ids": state.members.ids, "fitness": state.members.fitness}
+        parts = {"founders": processes.host(founders), "history": {}}
         notes = {**about, "generation": 0, "first": _avals(first)}
         if file is not None:
             checkpoint.write(file, {"state": state, **parts}, notes)
 
-    advance = functools.partial(_segment, strategy, evaluate, direction)
-    if segment == 1:
-        advance = _stepper(strategy, judge)
+    one = _step if segment == 1 else _segment
+    advance = functools.partial(one, strategy.ask, strategy.tell, evaluate, direction)
     history = [Info(**parts["history"])] if parts["history"] else []
     start = notes["generation"]
     for begin in range(start, generations, segment):
         end = min(begin + segment, generations)
         state, info = advance(key, state, np.arange(begin, end, dtype=np.uint32))
-        history.append(jax.tree.map(_host, info))
+        history.append(processes.host(info))
         evaluations += info.fitness.size
         if file is not None:
             parts["history"] = _joined(history)._asdict()
@@ -161,40 +167,51 @@ def run(
     )
 
 
-def _judged(evaluate: Evaluate, direction: Direction, population: Params) -> Evaluation:
-    return inward(direction, evaluate(population), size(population))
+@functools.partial(jax.jit, static_argnames="ask", donate_argnames="state")
+def _asked(ask: Any, key: Any, state: Any) -> tuple[Any, Params]:
+    # The state comes first, so that it gets the donated memory, which children would fit into too.
+    return ask(key, state)[::-1]
 
 
-def _turn(
-    strategy: Strategy, judge: Callable[[Params], Evaluation], key: Any, state: Any, number: Any
-) -> tuple[Any, Info]:
-    now = jax.random.fold_in(key, number)
-    children, state = strategy.ask(now, state)
-    return strategy.tell(now, state, children, _plain(judge(children)))
+@functools.partial(jax.jit, static_argnames="tell", donate_argnames="state")
+def _told(tell: Any, key: Any, state: Any, children: Params, found: Any) -> tuple[Any, Info]:
+    return tell(key, state, children, found)
 
 
-def _stepper(strategy: Strategy, judge: Callable[[Params], Evaluation]) -> Callable[..., Any]:
+def _step(
+    ask: Any, tell: Any, evaluate: Evaluate, direction: Direction, key: Any, state: Any,
+    numbers: Any,
+) -> tuple[Any, Info]:  # fmt: skip
     """One generation from Python."""
-    # `ask` passes the population through: donated, it is neither copied nor held twice.
-    ask, tell = (jax.jit(fn, donate_argnums=1) for fn in (strategy.ask, strategy.tell))
-    jitted = strategy._replace(ask=ask, tell=tell)
-
-    def advance(key: Any, state: Any, numbers: Any) -> tuple[Any, Info]:
-        state, info = _turn(jitted, judge, key, state, numbers[0])
-        return state, jax.tree.map(lambda x: x[None], info)
-
-    return advance
+    now = jax.random.fold_in(key, numbers[0])
+    state, children = _asked(ask, now, state)
+    found = inward(direction, processes.host(evaluate(children)), size(children))
+    state, info = _told(tell, now, state, children, _plain(found))
+    return state, jax.tree.map(lambda x: x[None], info)
 
 
 @functools.partial(
-    jax.jit, static_argnames=("strategy", "evaluate", "direction"), donate_argnames="state"
+    jax.jit, static_argnames=("ask", "tell", "evaluate", "direction"), donate_argnames="state"
 )
 def _segment(
-    strategy: Strategy, evaluate: Evaluate, direction: Direction, key: Any, state: Any, numbers: Any
-) -> tuple[Any, Info]:
+    ask: Any, tell: Any, evaluate: Evaluate, direction: Direction, key: Any, state: Any,
+    numbers: Any,
+) -> tuple[Any, Info]:  # fmt: skip
     """Several generations as one program, which belongs to strategy and fitness."""
-    judge = functools.partial(_judged, evaluate, direction)
-    return jax.lax.scan(lambda s, g: _turn(strategy, judge, key, s, g), state, numbers)
+
+    def turn(state: Any, number: Any) -> tuple[Any, Info]:
+        now = jax.random.fold_in(key, number)
+        children, state = ask(now, state)
+        found = inward(direction, evaluate(children), size(children))
+        return tell(now, state, children, _plain(found))
+
+    return jax.lax.scan(turn, state, numbers)
+
+
+@jax.jit
+def _copied(state: Any) -> Any:
+    """A copy that may be overwritten; under a mesh all of it lies there."""
+    return jax.tree.map(jnp.copy, state)
 
 
 def _plain(evaluation: Evaluation) -> Array | Evaluation:
@@ -220,18 +237,13 @@ def _resumed(
                 "with what it was begun with, or name another folder"
             )
     first = {k: jnp.zeros(*aval) for k, aval in notes["first"].items()}
-    like = jax.eval_shape(strategy.init, key, population, _plain(Evaluation(**first)))
-    parts = checkpoint.read(file, {"state": like})
-    state = jax.tree.map(jnp.asarray, parts.pop("state"))
-    return state, {"history": {}, **parts}, notes
+    like = strategy.init(key, population, _plain(Evaluation(**first)))
+    parts = checkpoint.read(file, {"state": jax.tree.map(jnp.asarray, like)})
+    return _copied(parts.pop("state")), {"history": {}, **parts}, notes
 
 
 def _joined(parts: list[Info]) -> Info:
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
-
-
-def _host(x: Array) -> Any:
-    return np.asarray(x)
 
 
 def _outward(direction: Direction, info: Info) -> Info:

@@ -53,10 +53,10 @@ def host(values: Params) -> Params:
     All processes must call it: what is spread over them is brought together.
 
     Args:
-      values: leaves of any dtype but keys.
+      values: any tree of arrays.
 
     Returns:
-      The same tree of numpy arrays.
+      The same tree of numpy arrays; of JAX keys their words.
 
     Example:
         >>> import jax.numpy as jnp, wslax as ws
@@ -65,6 +65,8 @@ def host(values: Params) -> Params:
     """
 
     def whole(x: Any) -> Any:
+        if jax.dtypes.issubdtype(getattr(x, "dtype", None), jax.dtypes.prng_key):
+            x = jax.random.key_data(x)
         known = not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
         return np.asarray(x if known else multihost_utils.process_allgather(x, tiled=True))
 
