@@ -11,6 +11,7 @@ import numpy as np
 
 from wslax import io
 from wslax.errors import WeightSpaceError
+from wslax.io.files import metadata
 from wslax.population import processes
 
 _FILE = "evolution.safetensors"
@@ -60,7 +61,7 @@ def notes(file: pathlib.Path) -> dict[str, Any]:
       WeightSpaceError: if there are none.
     """
     try:
-        return json.loads(io.files.metadata(file)["run"])
+        return json.loads(metadata(file)["run"])
     except (KeyError, ValueError) as error:
         raise WeightSpaceError(f"{file}: not the checkpoint of a run") from error
 
