@@ -27,7 +27,7 @@ Bases and four experts as in "One model from experts of several tasks", and as a
 the base digits tilted by 40 and 20 degrees to either side, added after a trial on another seed in
 which merges of pairs of far tasks fell behind the best expert. Fitness is the accuracy on
 200 examples, 50 of each task's validation part; static merges choose their coefficient from 9 on
-the same examples, and the best of 14 of them is chosen on them too. GENOME has 10 members (as in
+the same examples, and the best of all 19 is chosen on them too. GENOME has 10 members (as in
 the authors' script; also 4, 20 and 40) and 50 generations, all else as `evolve.genome` has it.
 Beside it stand the best of as many merges of random pairs as GENOME evaluates, which is its search
 without the search, and Model Swarms on the same first members, with as many evaluations. The vote
