@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from wslax import WeightSpaceError, evolve, io
+from wslax.evolve import judging
 
 N = 10
 X = {
@@ -145,11 +146,41 @@ def test_a_judge_of_one_member():
         fitness = evolve.each(judge)(X)
     np.testing.assert_array_equal(np.isnan(fitness), bad)
     np.testing.assert_allclose(fitness[~bad], np.asarray(distance(X))[~bad], rtol=1e-6)
-    with (
-        pytest.warns(UserWarning, match="KeyError"),
-        pytest.raises(WeightSpaceError, match="every member failed, the last with KeyError"),
-    ):
-        evolve.each(lambda params: params["no such leaf"])(X)
+    with pytest.warns(UserWarning, match="float"):
+        assert np.isnan(evolve.each(lambda params: None)(X)).all()
+    with pytest.raises(WeightSpaceError, match="segment=1"):
+        go(evolve.each(judge), segment=2, fitness=distance(X))
+
+
+def test_a_first_population_that_fails_stops_the_run():
+    with pytest.raises(WeightSpaceError, match="no member of the first population"):
+        go(lambda p: distance(p) * jnp.nan)
+
+
+def test_children_that_all_fail_stop_nothing(tmp_path):
+    end = go(lambda p: distance(p) * jnp.nan, fitness=distance(X), folder=tmp_path)
+    np.testing.assert_array_equal(end.members.ids, np.arange(N))
+    assert (end.history.failed == end.history.ids.shape[1]).all()
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+def test_the_best_is_never_one_that_failed(direction):
+    end = go(lambda p: distance(p).at[3].set(jnp.nan), direction=direction, generations=0)
+    known = np.asarray(distance(X)).copy()
+    known[3] = np.nan
+    pick = np.nanargmin if direction == "minimize" else np.nanargmax
+    np.testing.assert_array_equal(end.best["w"], X["w"][pick(known)])
+    swarm = go(strategy=evolve.model_swarm(), direction=direction)
+    ever = np.append(swarm.history.best, swarm.founders.fitness)
+    wanted = ever.min() if direction == "minimize" else ever.max()
+    np.testing.assert_allclose(jnp.square(swarm.best["w"]).sum(), wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.int32, np.float16])
+def test_scores_of_any_kind_turn_round(kind):
+    scores = np.array([[0, 1], [1, 0]], kind)
+    found = judging.inward("minimize", evolve.Evaluation(np.zeros(2), scores=scores), 2).scores
+    np.testing.assert_array_equal(found, -scores.astype(np.float32))
 
 
 def test_an_evaluation_travels():
@@ -164,6 +195,8 @@ def test_an_evaluation_travels():
         ({"fitness": jnp.zeros(3)}, "one number a member"),
         ({"direction": "up"}, "maximize"),
         ({"segment": 0}, "at least 1 generation"),
+        ({"generations": -1}, "at least 0"),
+        ({"strategy": evolve.genome}, "as genome"),
         ({"resume": True}, "name the folder"),
     ],
 )
@@ -189,6 +222,8 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path):
     (tmp_path / "notes" / "a.txt").write_text("mine")
     with pytest.raises(WeightSpaceError, match="not empty"):
         go(folder=tmp_path / "notes")
+    with pytest.raises(WeightSpaceError, match="exists already"):
+        go(folder=tmp_path / "notes" / "a.txt")
     (tmp_path / "junk").mkdir()
     io.save({"w": np.ones(2)}, tmp_path / "junk" / "evolution.safetensors")
     with pytest.raises(WeightSpaceError, match="not the checkpoint of a run"):

@@ -120,9 +120,8 @@ def scalebio(
         raise WeightSpaceError(f"sources: expected at least 2, got {sources}")
 
     def init(params: Params) -> State:
-        params = jax.tree.map(jnp.asarray, params)
-        # Copies, so that a donated state holds no buffer twice.
-        follower = jax.tree.map(lambda x: x.copy(), params)
+        # Copies, so that a donated state holds no buffer twice, nor one of the caller's.
+        params, follower = (jax.tree.map(jnp.array, params) for _ in range(2))
         logits = jnp.zeros(sources, jnp.float32)
         states = (
             optimizer.init(params), optimizer.init(follower), logits_optimizer.init(logits),

@@ -45,7 +45,7 @@ def top(population: Params, fitness: Array, k: int) -> Params:
         raise WeightSpaceError(f"top: expected k from 1 to {n}, got {k}")
     if jnp.shape(fitness) != (n,):
         raise WeightSpaceError(f"fitness: expected [{n}], got {jnp.shape(fitness)}")
-    return populations.take(population, jnp.argsort(-jnp.asarray(fitness))[:k])
+    return populations.take(population, jnp.argsort(-_floats(fitness))[:k])
 
 
 def vote(outputs: Array, weights: Array | None = None) -> Array:
@@ -184,8 +184,8 @@ def mixture(losses: Array, prior: Array | None = None, *, temperature: Scalar = 
       temperature: \(T > 0\).
 
     Returns:
-      `Mixture(weights, losses, regret, bound)`. Predict with `average(logits, weights)`: column t
-      is for item t.
+      `Mixture(weights, losses, regret, bound)`. Predict with
+      `average(logits, weights[:, :-1])`: column t is for item t.
 
     Raises:
       WeightSpaceError: if the losses are no matrix, or the prior is not one number a member.

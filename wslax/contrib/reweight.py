@@ -58,4 +58,6 @@ def weighted_loss(
         )
     alike = jnp.full_like(fixed, 1 / losses.shape[0])
     weights = jnp.where(jnp.asarray(step) < warmup, alike, weights)
-    return jnp.dot(jax.lax.stop_gradient(weights), losses)
+    # A loss that is not a number weighs nothing, and is not to be summed.
+    counted = jnp.where(weights == 0, jnp.zeros_like(losses), losses)
+    return jnp.dot(jax.lax.stop_gradient(weights), counted)

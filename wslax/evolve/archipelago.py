@@ -12,6 +12,7 @@ from wslax import tree
 from wslax.errors import WeightSpaceError
 from wslax.evolve.selection import ranked
 from wslax.evolve.strategy import Evaluation, Info, Strategy, report, told
+from wslax.evolve.swarm import seen
 from wslax.population import devices, size
 from wslax.population.members import as_key
 from wslax.population.ring import AXIS, ROWS, everywhere, local
@@ -123,7 +124,11 @@ def _tell(
             jnp.where(taken < 0, -1, taken + first),
         )
         next_id = each.next_id + np.uint32(plan.migrants)
-        return each._replace(members=now, next_id=next_id), info
+        each = each._replace(members=now, next_id=next_id)
+        if hasattr(each, "top"):
+            met = came._replace(fitness=jnp.where(going, came.fitness, jnp.nan))
+            each = jax.vmap(seen)(each, met)
+        return each, info
 
     split = _split((children, given), count)
     each, info = _apart(plan, tell, key, state.each, *split, jnp.broadcast_to(going, (count,)))
@@ -191,6 +196,10 @@ def islands(strategy: Strategy, n: int, *, every: int = 10, migrants: int = 1) -
         given = told(evaluation, members)
         start = lambda _, keys, *args: jax.vmap(strategy.init)(keys, *args)
         each = _apart(plan, start, key, *_split((population, given), n))
+        if each.members.fitness.shape != (n, members // n):
+            raise WeightSpaceError(
+                "islands: expected a strategy with a slot a member, where migrants can live"
+            )
         return Archipelago(each, jnp.zeros((), jnp.int32))
 
     return Strategy(init, *_program(plan))

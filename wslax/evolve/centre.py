@@ -19,6 +19,7 @@ from wslax.evolve.generation import owned
 from wslax.evolve.shaping import settled
 from wslax.evolve.strategy import Evaluation, Info, Members, Strategy, members, report, told
 from wslax.globs import hashable
+from wslax.population import size as population_size
 from wslax.typing import Array, Key, Params, PerMember, Scalar, Where
 
 ADAM = optax.adam(0.01)
@@ -171,9 +172,14 @@ def around(noise: Noise, sigma: Scalar, **options: Any) -> Strategy:
             f"got {plan.n}"
         )
 
-    def init(key: Key, population: Params, fitness: PerMember | Evaluation) -> Centre:
+    def init(key: Key, population: Params, evaluation: PerMember | Evaluation) -> Centre:
         """The first state; draws nothing."""
-        first = members(population, told(fitness, 1).fitness)
+        if population_size(population) != 1:
+            raise WeightSpaceError(
+                "an evolution strategy begins with one member, the centre: "
+                f"population.stack([params]); got {population_size(population)}"
+            )
+        first = members(population, told(evaluation, 1).fitness)
         floats, _ = _floats(plan, first.params)
         wide = jax.tree.map(lambda x: x.astype(tree.wide(x)), floats)
         return Centre(

@@ -29,7 +29,8 @@ def claim(folder: str | os.PathLike[str], resume: bool) -> pathlib.Path:
     """
     file = pathlib.Path(folder) / _FILE
     if not file.exists():
-        io.atomic.remove(io.atomic.partial_name(file))
+        if file.parent.is_dir():
+            io.atomic.remove(io.atomic.partial_name(file))
         io.atomic.check_free(folder)
     elif not resume:
         raise WeightSpaceError(

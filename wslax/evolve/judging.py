@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,8 +21,8 @@ def each(judge: Callable[[Params], Any]) -> Callable[[Params], Any]:
     """A fitness of populations from a Python function of one member.
 
     For a judge that is no JAX function: another process, a game, a language model. A member for
-    which it raises gets NaN, which is worse than any number; a warning shows the error, and the
-    others go on.
+    which it raises, or gives no number, gets NaN, which is worse than any number; a warning shows
+    the error, and the others go on.
 
     Args:
       judge: `params -> number`.
@@ -30,7 +31,7 @@ def each(judge: Callable[[Params], Any]) -> Callable[[Params], Any]:
       `population -> float32 [N]`, for `run`.
 
     Raises:
-      WeightSpaceError: from what is returned, if the judge fails for every member.
+      WeightSpaceError: from what is returned, if it is traced (`segment` above 1).
 
     Example:
         >>> import jax.numpy as jnp, wslax as ws
@@ -40,15 +41,14 @@ def each(judge: Callable[[Params], Any]) -> Callable[[Params], Any]:
     """
 
     def evaluate(population: Params) -> Any:
-        found, last = np.full(size(population), np.nan, np.float32), None
+        if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(population)):
+            raise WeightSpaceError("each: a Python judge cannot be traced; run it with segment=1")
+        found = np.full(size(population), np.nan, np.float32)
         for i, member in enumerate(unstack(population)):
             try:
-                found[i] = judge(member)
+                found[i] = float(judge(member))
             except Exception as error:
-                last = error
                 warnings.warn(f"member {i} failed: {error!r}", stacklevel=2)
-        if last is not None and np.isnan(found).all():
-            raise WeightSpaceError(f"every member failed, the last with {last!r}") from last
         return found
 
     return evaluate
@@ -72,8 +72,15 @@ def inward(direction: Direction, evaluation: Array | Evaluation, n: int) -> Eval
     scores = given.scores
     if direction == "minimize":
         fitness = -fitness
-        scores = None if scores is None else -jnp.asarray(scores)
+        scores = None if scores is None else -_signed(scores)
     return given._replace(fitness=fitness, scores=scores)
+
+
+def _signed(scores: Array) -> Any:
+    """Scores that a minus turns round: booleans and unsigned integers become floats."""
+    scores = jnp.asarray(scores)
+    turns = tree.is_float(scores) or jnp.issubdtype(scores.dtype, jnp.signedinteger)
+    return scores if turns else scores.astype(jnp.float32)
 
 
 def outward(direction: Direction, value: Array) -> Any:

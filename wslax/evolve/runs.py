@@ -15,6 +15,7 @@ from wslax.evolve.judging import Direction, inward, outward
 from wslax.evolve.strategy import Evaluation, Info, Members, Strategy
 from wslax.population import processes
 from wslax.population.members import as_key, size
+from wslax.population.ring import row
 from wslax.typing import Array, Key, Params
 
 Evaluate = Callable[[Params], Array | Evaluation]
@@ -31,7 +32,7 @@ class Run(NamedTuple):
     """What a run ends with; fitness in the direction of the run.
 
     Attributes:
-      members: the last population, its fitness and ids.
+      members: the last population, its fitness and ids; a `Members`, or what begins like one.
       history: `Info` of every generation, those before a resume included: numpy arrays with a
         leading generation axis; None where there was no generation.
       founders: ids and fitness of the first population.
@@ -48,6 +49,15 @@ class Run(NamedTuple):
     generation: int
     evaluations: int
     state: Any
+
+    @property
+    def best(self) -> Params:
+        """The best member of the last population, or the best ever where the strategy keeps it."""
+        if hasattr(self.state, "top"):
+            return self.state.top[0]
+        fitness = processes.host(self.members.fitness)
+        pick = np.nanargmin if self.direction == "minimize" else np.nanargmax
+        return row(self.members.params, jnp.asarray(pick(fitness)))
 
 
 def run(
@@ -86,7 +96,8 @@ def run(
         populations gain most.
       folder: where the last generation is kept, `evolution.safetensors`; new or empty, unless
         `resume`.
-      resume: go on with the run in the folder, if there is one.
+      resume: go on with the run in the folder, if there is one. Weights and the numbers of the
+        strategy's state (`sigma`) are then those that were saved.
       on_segment: `(generation, state, info)` after each segment, for progress; `generation` counts
         from 1, `info` has the segment's generations as leading axis and is in numpy and in the
         direction of the run. The state's memory is reused afterwards: copy what you keep.
@@ -96,8 +107,9 @@ def run(
 
     Raises:
       WeightSpaceError: if `direction` is neither, `segment` is below 1, `evaluate` returns another
-        shape than one number a member, the folder holds something else, or its run was begun with
-        another key, direction or population.
+        shape than one number a member, no member of the first population has a fitness, the folder
+        holds something else, or its run was begun with another key or direction, or with a
+        population or strategy of other shapes.
 
     Example:
         >>> import jax.numpy as jnp, wslax as ws
@@ -109,6 +121,10 @@ def run(
     """
     if direction not in ("maximize", "minimize"):
         raise WeightSpaceError(f'direction: expected "maximize" or "minimize", got {direction!r}')
+    if not isinstance(strategy, Strategy):
+        raise WeightSpaceError(f"strategy: expected one, as genome() gives it, got {strategy!r}")
+    if generations < 0:
+        raise WeightSpaceError(f"generations: expected at least 0, got {generations}")
     if segment < 1:
         raise WeightSpaceError(f"segment: expected at least 1 generation, got {segment}")
     if resume and folder is None:
@@ -133,6 +149,8 @@ def _run(
         if fitness is None:
             fitness, evaluations = evaluate(population), n
         first = inward(direction, processes.host(fitness), n)
+        if n > 1 and bool(jnp.isnan(first.fitness).all()):
+            raise WeightSpaceError("evaluate: no member of the first population has a fitness")
         state = _copied(strategy.init(key, population, _plain(first)))
         founders = {"ids": state.members.ids, "fitness": state.members.fitness}
         parts = {"founders": processes.host(founders), "history": {}}
@@ -155,9 +173,8 @@ def _run(
         if on_segment is not None:
             on_segment(end, state, _outward(direction, history[-1]))
     founders = Founders(**parts["founders"])
-    members = Members(*state.members[:3])
     return Run(
-        members._replace(fitness=outward(direction, members.fitness)),
+        _seen(direction, state.members),
         _outward(direction, _joined(history)) if history else None,
         founders._replace(fitness=outward(direction, founders.fitness)),
         direction,
@@ -240,6 +257,14 @@ def _resumed(
     like = strategy.init(key, population, _plain(Evaluation(**first)))
     parts = checkpoint.read(file, {"state": jax.tree.map(jnp.asarray, like)})
     return _copied(parts.pop("state")), {"history": {}, **parts}, notes
+
+
+def _seen(direction: Direction, members: Any) -> Any:
+    """Members with fitness and scores in the direction of the run."""
+    told = {"fitness": outward(direction, members.fitness)}
+    if getattr(members, "scores", None) is not None:
+        told["scores"] = outward(direction, members.scores)
+    return members._replace(**told)
 
 
 def _joined(parts: list[Info]) -> Info:

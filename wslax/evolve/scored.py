@@ -10,21 +10,30 @@ from wslax.evolve.selection import roulette
 from wslax.typing import Array, Key, PerMember
 
 
-def _shared(scores: Array, alpha: float) -> Array:
+def _known(scores: Array | None) -> Array:
+    if scores is None:
+        raise WeightSpaceError(
+            "scores: unknown; let evaluate return Evaluation(fitness, scores=...), [N, items]"
+        )
+    return scores
+
+
+def _shared(scores: Array | None, alpha: float) -> Array:
     """What each member gets of each item, `[N, items]`."""
+    scores = _known(scores)
     scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
     scores = jnp.where(jnp.isnan(scores), 0, scores)
     total = scores.sum(0, keepdims=True)
     return jnp.where(total > 0, scores / jnp.where(total > 0, total, 1) ** alpha, 0)
 
 
-def niche_fitness(scores: Array, *, alpha: float = 1.0) -> Array:
+def niche_fitness(scores: Array | None, *, alpha: float = 1.0) -> Array:
     r"""Fitness by competition for items: what many solve is worth less to each.
 
     \[f_i = \sum_j S_{ij} / z_j, \qquad z_j = \big(\sum_i S_{ij}\big)^\alpha\]
 
     Args:
-      scores: `[N, items]`, bool or not negative; NaN counts as 0.
+      scores: `[N, items]`, bool or not negative (so of a run that maximizes); NaN counts as 0.
       alpha: 1 (default, the paper's) shares each item, 0 is the plain sum.
 
     Returns:
@@ -43,7 +52,7 @@ def niche_fitness(scores: Array, *, alpha: float = 1.0) -> Array:
     return _shared(scores, alpha).sum(1)
 
 
-def attraction(key: Key, scores: Array, first: Array, *, alpha: float = 1.0) -> Array:
+def attraction(key: Key, scores: Array | None, first: Array, *, alpha: float = 1.0) -> Array:
     r"""Second parents: those that are strong where the first are weak.
 
     The mate of k is drawn in proportion to \(\sum_j \max(0, F_{ij} - F_{kj})\) with
@@ -68,8 +77,8 @@ def attraction(key: Key, scores: Array, first: Array, *, alpha: float = 1.0) -> 
         >>> ws.evolve.attraction(0, scores, jnp.array([0, 1])).tolist()
         [2, 2]
     """
-    if scores.shape[0] < 2:
-        raise WeightSpaceError(f"attraction: expected at least 2 members, got {scores.shape[0]}")
+    if _known(scores).shape[0] < 2:
+        raise WeightSpaceError("attraction: expected at least 2 members, got one")
     each = _shared(scores, alpha)
 
     def mate(number: Array, k: Array) -> Array:
@@ -81,7 +90,7 @@ def attraction(key: Key, scores: Array, first: Array, *, alpha: float = 1.0) -> 
     return jax.vmap(mate)(jnp.arange(len(first), dtype=jnp.uint32), first)
 
 
-def lexicase(key: Key, scores: Array, draws: int, *, epsilon: Array | float = 0.0) -> Array:
+def lexicase(key: Key, scores: Array | None, draws: int, *, epsilon: Array | float = 0.0) -> Array:
     """Lexicase selection: items in random order, each leaves only the best so far in the race.
 
     Args:
@@ -104,6 +113,7 @@ def lexicase(key: Key, scores: Array, draws: int, *, epsilon: Array | float = 0.
         >>> sorted(set(ws.evolve.lexicase(0, scores, 50).tolist()))
         [0, 1]
     """
+    scores = jnp.asarray(_known(scores))
     n, items = scores.shape
     scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
     margin = jnp.broadcast_to(jnp.asarray(epsilon, scores.dtype), (items,))

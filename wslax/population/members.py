@@ -193,7 +193,7 @@ def as_key(key: Key) -> Any:
         >>> bool(as_key(3) == jax.random.key(3))
         True
     """
-    return jax.random.key(key) if isinstance(key, int) else key
+    return jax.random.key(int(key)) if isinstance(key, (int, np.integer)) else key
 
 
 def init(init_fn: Callable[[Any], Params], key: Key, n: int) -> Params:
@@ -326,7 +326,16 @@ def shard(population: Params, mesh: Mesh, axis: str = "population") -> Params:
             f"{n} members do not divide over the {mesh.shape[axis]} devices of {axis!r}; "
             "pad the population or use a smaller mesh"
         )
-    return jax.device_put(population, NamedSharding(mesh, PartitionSpec(axis)))
+    spread = NamedSharding(mesh, PartitionSpec(axis))
+
+    def put(leaf: Any) -> Any:
+        if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.device_put(leaf, spread)
+        # Over several processes JAX puts words, but no keys.
+        words = jax.device_put(jax.random.key_data(leaf), spread)
+        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(leaf))
+
+    return jax.tree.map(put, population)
 
 
 def _check_indices(indices: Any, n: int, ndim: int) -> None:
