@@ -85,7 +85,7 @@ def worker() -> None:
     evolve.run(
         strategy, members, lambda members: population.evaluate(score, members), key=0,
         generations=1 + GENERATIONS, direction="minimize",
-        on_generation=lambda *_: begin.append(time.perf_counter()),
+        on_segment=lambda *_: begin.append(time.perf_counter()),
     )  # fmt: skip
     if process == 0:
         print(json.dumps((begin[-1] - begin[1]) / GENERATIONS))

@@ -232,7 +232,7 @@ def test_ranks_are_those_of_the_released_code():
 
 
 @both
-def test_a_resumed_run_is_the_run(name):
+def test_a_resumed_run_is_the_run(name, tmp_path):
     """With the default optimizer, through `run`, to the same bits."""
     target = jnp.arange(3.0)
 
@@ -248,8 +248,8 @@ def test_a_resumed_run_is_the_run(name):
     options = {"key": 1, "direction": "minimize"}
     run = functools.partial(evolve.run, strategy, **options)
     whole = run(first, evaluate, generations=4)
-    half = run(first, evaluate, generations=2)
-    rest = run(None, evaluate, generations=4, state=half.state, start=2)
+    run(first, evaluate, generations=2, folder=tmp_path)
+    rest = run(first, evaluate, generations=4, folder=tmp_path, resume=True)
     np.testing.assert_array_equal(whole.members.params["w"], rest.members.params["w"])
     assert whole.evaluations == 1 + 4 * 8
     assert (np.diff(whole.history.mean) < 0).all()
@@ -259,13 +259,13 @@ def test_a_resumed_run_is_the_run(name):
 def test_bad_input_is_named(name):
     with pytest.raises(WeightSpaceError, match="n: expected an even number of children, got 5"):
         made(name, n=5)
-    with pytest.raises(WeightSpaceError, match=r"fitness: expected one number"):
+    with pytest.raises(WeightSpaceError, match="begins with one member, the centre"):
         made(name).init(0, population.stack([{"w": jnp.ones(2)}] * 2), jnp.zeros(2))
     state = started(made(name))
     children, _ = made(name).ask(KEY, state)
     with pytest.raises(WeightSpaceError, match="children lacks 'half'"):
         made(name).tell(KEY, state, {k: children[k] for k in children if k != "half"}, jnp.zeros(N))
-    with pytest.raises(WeightSpaceError, match=r"one number a child, \[6\]"):
+    with pytest.raises(WeightSpaceError, match=r"one number a member, \[6\]"):
         made(name).tell(KEY, state, children, jnp.zeros(2))
     with pytest.raises(WeightSpaceError, match="rank: expected at least 1"):
         evolve.low_rank_es(rank=0)

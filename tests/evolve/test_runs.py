@@ -185,7 +185,10 @@ def test_scores_of_any_kind_turn_round(kind):
 
 def test_an_evaluation_travels():
     scores = lambda p: evolve.Evaluation(distance(p), scores=jnp.abs(p["w"]))
-    same(go(scores)[:3], go()[:3])
+    told, plain = go(scores), go()
+    same(told.members[:3], plain.members[:3])
+    same(told[1:3], plain[1:3])
+    np.testing.assert_array_equal(told.members.scores, jnp.abs(told.members.params["w"]))
 
 
 @pytest.mark.parametrize(
@@ -196,7 +199,7 @@ def test_an_evaluation_travels():
         ({"direction": "up"}, "maximize"),
         ({"segment": 0}, "at least 1 generation"),
         ({"generations": -1}, "at least 0"),
-        ({"strategy": evolve.genome}, "as genome"),
+        ({"strategy": evolve.genome}, "strategy"),
         ({"resume": True}, "name the folder"),
     ],
 )
