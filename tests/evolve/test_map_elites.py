@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wslax import WeightSpaceError, evolve
-from wslax.evolve.cells import NOBODY, Cells, settle
+from wslax.evolve.cells import NOBODY, settle
 
 KEY, N, CHILDREN = jax.random.key(0), 9, 16
 GRID = evolve.grid([-1, -1], [1, 1], [3, 4])
@@ -176,10 +176,12 @@ def test_several_children_in_one_cell(children, held):
             expected[cell], who[cell] = f, 10 + i
     cell, f = (np.array(x, np.float32) for x in zip(*children, strict=True))
     ids = jnp.arange(10, 16, dtype=jnp.uint32)
-    new = Cells(ids.astype(jnp.float32), jnp.asarray(f), ids, jnp.asarray(cell)[:, None])
+    at = jnp.asarray(cell)[:, None]
+    new = evolve.Members(ids.astype(jnp.float32), jnp.asarray(f), ids, descriptors=at)
     ids = jnp.arange(4, dtype=jnp.uint32)
     centroids = jnp.arange(4.0)[:, None]
-    now = Cells(ids.astype(jnp.float32), jnp.asarray(held, jnp.float32), ids, centroids)
+    fitness = jnp.asarray(held, jnp.float32)
+    now = evolve.Members(ids.astype(jnp.float32), fitness, ids, descriptors=centroids)
     end, slots = _settle(now, new, centroids)
     np.testing.assert_array_equal(end.fitness, np.float32(expected))
     assert end.ids.tolist() == end.params.tolist() == who

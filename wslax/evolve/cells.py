@@ -1,7 +1,11 @@
-"""Cells of behaviour, the best member of each, and how good they are together."""
+"""Cells of behaviour, the best member of each, and how good they are together.
+
+Cells are `Members` with one slot a cell and the members' own descriptors. An empty cell has the
+fitness and descriptors NaN, the id `NOBODY`, and a copy of some member.
+"""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,26 +14,10 @@ import numpy as np
 from wslax import tree
 from wslax.errors import WeightSpaceError
 from wslax.evolve.strategy import Members
-from wslax.typing import Array, Population, Scalar
+from wslax.typing import Array, Scalar
 
 NOBODY = np.uint32(2**32 - 1)
 """The id in an empty cell."""
-
-
-class Cells(NamedTuple):
-    """One slot a cell, each leaf with a leading cell axis; `Members` with a behaviour.
-
-    Attributes:
-      params: the best of each cell; in empty ones, copies of some member.
-      fitness: NaN in empty cells.
-      ids: as in `Members`; `2**32 - 1` in empty cells.
-      descriptors: `[cells, features]`, of the members themselves; NaN in empty cells.
-    """
-
-    params: Population
-    fitness: Array
-    ids: Array
-    descriptors: Array
 
 
 def grid(low: Sequence[float | int], high: Sequence[float | int], bins: Sequence[int]) -> Array:
@@ -67,19 +55,21 @@ def grid(low: Sequence[float | int], high: Sequence[float | int], bins: Sequence
     return np.stack([x.ravel() for x in axes], 1).astype(np.float32)
 
 
-def settle(now: Cells, new: Cells, centroids: Array) -> tuple[Cells, Array]:
+def settle(now: Members, new: Members, centroids: Array) -> tuple[Members, Array]:
     """New members into their cells, where they are the best; and the cell each took, or -1.
 
     Example:
         >>> import jax.numpy as jnp
         >>> one = lambda *x: jnp.array(x)
-        >>> now = Cells(one(0.0), one(5.0), one(0), one([0.5]))
-        >>> new = Cells(one(1.0, 2.0), one(6.0, 7.0), one(1, 2), one([0.1], [0.2]))
+        >>> now = Members(one(0.0), one(5.0), one(0), descriptors=one([0.5]))
+        >>> at = one([0.1], [0.2])
+        >>> new = Members(one(1.0, 2.0), one(6.0, 7.0), one(1, 2), descriptors=at)
         >>> settle(now, new, one([0.5]))[0].params.tolist()
         [2.0]
     """
-    far = jnp.square(new.descriptors[:, None] - centroids[None]).sum(2)
-    known = ~jnp.isnan(new.fitness) & jnp.isfinite(new.descriptors).all(1)
+    at: Any = new.descriptors
+    far = jnp.square(at[:, None] - centroids[None]).sum(2)
+    known = ~jnp.isnan(new.fitness) & jnp.isfinite(at).all(1)
     cell = jnp.argmin(far, 1).astype(jnp.int32)
     value = jnp.where(known, new.fitness, -jnp.inf)
     # Of several in one cell the best competes, and of equals the first.
@@ -97,7 +87,7 @@ def settle(now: Cells, new: Cells, centroids: Array) -> tuple[Cells, Array]:
     return jax.tree.map(write, now, new), jnp.where(born, cell, -1)
 
 
-def coverage(repertoire: Members | Cells) -> Array:
+def coverage(repertoire: Members) -> Array:
     """The share of cells that are filled.
 
     Example:
@@ -109,7 +99,7 @@ def coverage(repertoire: Members | Cells) -> Array:
     return (~jnp.isnan(repertoire.fitness)).mean()
 
 
-def qd_score(repertoire: Members | Cells, *, offset: Scalar = 0.0) -> Array:
+def qd_score(repertoire: Members, *, offset: Scalar = 0.0) -> Array:
     r"""The QD score \(\sum_c (f_c - \mathrm{offset})\) over filled cells c.
 
     Args:

@@ -10,7 +10,7 @@ import numpy as np
 
 from wslax import random, tree
 from wslax.errors import WeightSpaceError
-from wslax.evolve.cells import NOBODY, Cells, settle
+from wslax.evolve.cells import NOBODY, settle
 from wslax.evolve.crossover import iso_line
 from wslax.evolve.strategy import Evaluation, Info, Members, Strategy, members, report, told
 from wslax.population import size
@@ -21,13 +21,13 @@ class Repertoire(NamedTuple):
     """The state of `map_elites`.
 
     Attributes:
-      members: a `Cells`.
+      members: `Members`, one slot a cell: with descriptors, and in empty cells a fitness of NaN.
       centroids: `[cells, features]`.
       parents: `[C, 2]`, ids of the parents of the children last asked for.
       next_id: the id of the next child.
     """
 
-    members: Cells
+    members: Members
     centroids: Array
     parents: Array
     next_id: Array
@@ -59,7 +59,7 @@ def _ask(plan: _Plan, key: Key, state: Repertoire) -> tuple[Params, Repertoire]:
 
 def _evaluated(
     params: Params, evaluation: Array | Evaluation, ids: Array, features: int, like: Any
-) -> Cells:
+) -> Members:
     given = told(evaluation, ids.shape[0])
     if given.descriptors is None or jnp.shape(given.descriptors)[1] != features:
         got = "none" if given.descriptors is None else tree.aval(given.descriptors)
@@ -68,7 +68,8 @@ def _evaluated(
             f"feature(s), got {got}; return Evaluation(fitness, descriptors=...)"
         )
     fitness = jnp.asarray(given.fitness, like)
-    return Cells(params, fitness, ids, jnp.asarray(given.descriptors, jnp.float32))
+    descriptors = jnp.asarray(given.descriptors, jnp.float32)
+    return Members(params, fitness, ids, descriptors=descriptors)
 
 
 def _tell(
@@ -80,7 +81,7 @@ def _tell(
     features = state.centroids.shape[1]
     new = _evaluated(children, evaluation, ids, features, old.fitness.dtype)
     now, slots = settle(old, new, state.centroids)
-    info = report(Members(*now[:3]), ids, state.parents, new.fitness, slots)
+    info = report(now, ids, state.parents, new.fitness, slots)
     return state._replace(members=now, next_id=state.next_id + np.uint32(plan.children)), info
 
 
@@ -142,11 +143,11 @@ def map_elites(*, cells: Array, children: int = 64, variation: Variation = iso_l
         count = size(population)
         first = members(population, told(evaluation, count).fitness)
         new = _evaluated(first.params, evaluation, first.ids, features, first.fitness.dtype)
-        nobody = Cells(
+        nobody = Members(
             jax.tree.map(lambda x: jnp.repeat(x[:1], n, axis=0), first.params),
             jnp.full(n, jnp.nan, first.fitness.dtype),
             jnp.full(n, NOBODY),
-            jnp.full((n, features), jnp.nan, jnp.float32),
+            descriptors=jnp.full((n, features), jnp.nan, jnp.float32),
         )
         centroids = jnp.asarray(cells)
         parents = jnp.zeros((children, 2), jnp.uint32)
