@@ -24,6 +24,7 @@ from wslax.evolve.strategy import (
     place,
     report,
 )
+from wslax.evolve.succession import both
 from wslax.globs import hashable
 from wslax.population.members import as_key, size
 from wslax.typing import Array, Key, Params, PerMember, Population, Where
@@ -155,7 +156,7 @@ def settle(
     born = newborn(old, children, evaluation, ids)
     # Slots behind the children are there for the devices' sake (`room`): nobody is in them.
     new = jax.tree.map(lambda x: x[:total], born) if slots > total else born
-    fitness, every_id = (jnp.concatenate(both) for both in zip(old[1:3], new[1:3], strict=True))
+    fitness, every_id = both(old, new)
     stay = survive(key, old, new, state.parents).astype(jnp.int32)
     first = jnp.concatenate([ranked(fitness, every_id)[:elite], stay])
     living = alive(first, fitness, every_id, old.ids.shape[0])
@@ -256,8 +257,7 @@ def tell(
     """Elites of parents and children together, then tournaments without replacement."""
 
     def survive(key: Key, old: Members, new: Members, parents: Array) -> Array:
-        fitness = jnp.concatenate([old.fitness, new.fitness])
-        ids = jnp.concatenate([old.ids, new.ids])
+        fitness, ids = both(old, new)
         count = old.ids.shape[0] - spare
         return tournament(key, fitness, count, size=plan.tournament, spare=spare, ids=ids)
 

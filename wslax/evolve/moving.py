@@ -14,6 +14,7 @@ from wslax.evolve.crossover import Crossover, linear
 from wslax.evolve.generation import Plan
 from wslax.evolve.selection import ranked, roulette
 from wslax.evolve.strategy import Evaluation, Info, Members, Strategy, place, report, told
+from wslax.evolve.succession import both
 from wslax.evolve.swarm import Particles, Pull
 from wslax.typing import Array, Key, Params, Scalar, Where
 
@@ -70,7 +71,7 @@ def _tell(
     ids = state.next_id + jnp.arange(total, dtype=jnp.uint32)
     new = Members(bred, fitness[n:], ids)
     state, now = swarm.seen(state, new), state.members
-    every, every_id = jnp.concatenate([now.fitness, new.fitness]), jnp.concatenate([now.ids, ids])
+    every, every_id = both(now, new)
     # Parents were drawn by numbers below that of the children.
     order = roulette(key, every, 1, n + total, ids=every_id, first=total)[0]
     first = jnp.concatenate([ranked(every, every_id)[: generation.elites(plan, n)], order])

@@ -4,6 +4,8 @@ The first named have more right to stay. `old` and `new` are `Members`, `parents
 of the children's parents.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -13,8 +15,15 @@ from wslax.evolve.strategy import Members
 from wslax.typing import Array, Key, Params
 
 
-def _both(old: Members, new: Members) -> tuple[Array, Array]:
-    """Fitness and ids of all."""
+def both(old: Any, new: Any) -> tuple[Array, Array]:
+    """Fitness and ids of all, old before new.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> one = lambda fitness, id: Members(None, jnp.array([fitness]), jnp.array([id]))
+        >>> [x.tolist() for x in both(one(7.0, 0), one(8.0, 3))]
+        [[7.0, 8.0], [0, 3]]
+    """
     return (
         jnp.concatenate([old.fitness, new.fitness]),
         jnp.concatenate([old.ids, new.ids]),
@@ -28,7 +37,7 @@ def plus(key: Key, old: Members, new: Members, parents: Array) -> Array:
         >>> import jax.numpy as jnp, wslax as ws
         >>> strategy = ws.evolve.genetic_algorithm(survive=ws.evolve.plus)
     """
-    fitness, ids = _both(old, new)
+    fitness, ids = both(old, new)
     return ranked(fitness, ids)[: old.ids.shape[0]]
 
 
@@ -41,7 +50,7 @@ def comma(key: Key, old: Members, new: Members, parents: Array) -> Array:
         >>> import jax.numpy as jnp, wslax as ws
         >>> strategy = ws.evolve.genetic_algorithm(survive=ws.evolve.comma, elite=1)
     """
-    fitness, ids = _both(old, new)
+    fitness, ids = both(old, new)
     n = old.ids.shape[0]
     failed = ~(fitness > -jnp.inf)
     order = jnp.lexsort((ids, -fitness, jnp.arange(ids.shape[0]) < n, failed))
