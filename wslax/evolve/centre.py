@@ -16,6 +16,7 @@ import optax
 from wslax import tree
 from wslax.errors import WeightSpaceError
 from wslax.evolve.generation import owned
+from wslax.evolve.leading import better, leader
 from wslax.evolve.shaping import settled
 from wslax.evolve.strategy import Evaluation, Info, Members, Strategy, members, report, told
 from wslax.globs import hashable
@@ -97,20 +98,6 @@ def _ask(plan: Plan, key: Key, state: Centre) -> tuple[Params, Centre]:
     return _with_rest(mine, plan.noise.children(key, floats, sigma, source), rest), state
 
 
-def better(top: tuple[Params, Array], params: Params, fitness: Array) -> tuple[Params, Array]:
-    """The best so far, or another one where its fitness is a number and higher.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> better((jnp.float32(7), jnp.float32(jnp.nan)), jnp.float32(8), jnp.float32(-1))[0]
-        Array(8., dtype=float32)
-    """
-    won = (fitness > top[1]) | (jnp.isnan(top[1]) & ~jnp.isnan(fitness))
-    return jax.tree.map(
-        lambda new, old: tree.cast_like(jnp.where(won, new, old), old), (params, fitness), top
-    )
-
-
 def _tell(
     plan: Plan, key: Key, state: Centre, children: Params, evaluation: Array | Evaluation
 ) -> tuple[Centre, Info]:
@@ -121,7 +108,7 @@ def _tell(
     ids, source, sigma = _drawn(plan, state)
     floats, mine = _floats(plan, old.params)
 
-    i = jnp.argmax(jnp.where(jnp.isnan(fitness), -jnp.inf, fitness))
+    i = leader(fitness)
     best = plan.noise.child(key, floats, sigma[i], source[i])
     best = _with_rest(mine, best, jax.tree.map(lambda x: x[0], old.params))
     top = better(state.top, best, fitness[i])

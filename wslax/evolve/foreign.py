@@ -10,7 +10,7 @@ import numpy as np
 
 from wslax import tree
 from wslax.errors import WeightSpaceError
-from wslax.evolve.centre import better
+from wslax.evolve.leading import better, leader
 from wslax.evolve.shaping import settled
 from wslax.evolve.strategy import Evaluation, Info, Members, Strategy, members, report, told
 from wslax.population import size
@@ -119,7 +119,7 @@ def _tell(
 
 
 def _best(top: tuple[Params, Array], now: Members) -> tuple[Params, Array]:
-    i = jnp.argmax(jnp.where(jnp.isnan(now.fitness), -jnp.inf, now.fitness))
+    i = leader(now.fitness)
     return better(top, jax.tree.map(lambda x: x[i], now.params), now.fitness[i])
 
 

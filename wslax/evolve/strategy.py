@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from wslax import tree
 from wslax.errors import WeightSpaceError
+from wslax.evolve.leading import leader
 from wslax.population import devices, fetch, size
 from wslax.population.ring import everywhere
 from wslax.typing import Array, Params, PerMember, Population
@@ -326,7 +327,7 @@ def report(now: Members, ids: Array, parents: Array, fitness: Array, slots: Arra
         3.0
     """
     known = ~jnp.isnan(now.fitness)
-    best = jnp.argmax(jnp.where(known, now.fitness, -jnp.inf))
+    best = leader(now.fitness)
     return Info(
         ids,
         parents,

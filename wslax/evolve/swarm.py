@@ -11,6 +11,7 @@ import numpy as np
 from wslax import random, tree
 from wslax.errors import WeightSpaceError
 from wslax.evolve.generation import following, owned
+from wslax.evolve.leading import better, leader
 from wslax.evolve.strategy import (
     Evaluation,
     Info,
@@ -80,12 +81,10 @@ class Swarm(NamedTuple):
 
 def _extreme(seen: tuple[Params, Array], now: Any, sign: int) -> tuple[Params, Array]:
     """What was seen, or the best (worst, for -1) of the members where it goes further."""
-    value = jnp.where(jnp.isnan(now.fitness), -jnp.inf, sign * now.fitness)
-    i = jnp.argmax(value)
-    further = jnp.isnan(seen[1]) | (value[i] > sign * seen[1])
-    further = further & ~jnp.isnan(now.fitness[i])
-    kept = jax.tree.map(functools.partial(jnp.where, further), row(now.params, i), seen[0])
-    return kept, jnp.where(further, now.fitness[i], seen[1])
+    value = sign * now.fitness
+    i = leader(value)
+    params, level = better((seen[0], sign * seen[1]), row(now.params, i), value[i])
+    return params, sign * level
 
 
 def seen(state: Any, members: Any) -> Any:
