@@ -272,6 +272,18 @@ def is_float(leaf: Any) -> bool:
     return dtype is not None and jax.dtypes.issubdtype(dtype, np.floating)
 
 
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf holds JAX keys.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> is_key(jax.random.key(0)), is_key(np.uint32(1))
+        (True, False)
+    """
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+
+
 def wide(leaf: Any) -> np.dtype:
     """The dtype that arithmetic on a leaf of floats is in: float64 for float64, else float32.
 
@@ -293,7 +305,7 @@ def cast_like(x: Any, leaf: Any) -> Any:
         >>> cast_like(jnp.float32(1), jnp.asarray(2.0)).weak_type
         True
     """
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if is_key(leaf):
         return x
     x = jax.lax.convert_element_type(x, leaf.dtype)
     if not getattr(leaf, "weak_type", False):

@@ -202,7 +202,7 @@ def empty(population: Population, n: int) -> Params:
     """
 
     def slots(x: Array) -> Array:
-        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        if tree.is_key(x):
             return jnp.repeat(x[:1], n, axis=0)
         return jax.lax.full_like(x, 0, shape=(n, *x.shape[1:]))
 

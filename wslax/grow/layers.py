@@ -33,7 +33,7 @@ def _mean(a: Any, b: Any) -> Any:
 
 
 def _zeros(leaf: Any) -> Any:
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if tree.is_key(leaf):
         return leaf
     xp = np if isinstance(leaf, np.ndarray) else jnp
     return xp.zeros_like(leaf)

@@ -3,13 +3,12 @@
 import json
 import os
 import pathlib
-from typing import Any
 
 import jax
 
 from wslax import io
 from wslax.errors import WeightSpaceError
-from wslax.population.members import size, stack, unstack
+from wslax.population.members import size, stack, unstack, words
 from wslax.typing import Params
 
 _INDEX = "population.json"
@@ -38,17 +37,9 @@ def save(population: Params, path: str | os.PathLike[str]) -> None:
     names = [f"member-{i:05d}.safetensors" for i in range(size(population))]
     with io.atomic.replaced(path) as partial:
         partial.mkdir()
-        for name, one in zip(names, unstack(jax.device_get(_words(population))), strict=True):
+        for name, one in zip(names, unstack(jax.device_get(words(population))), strict=True):
             io.save(one, partial / name)
         (partial / _INDEX).write_text(json.dumps({"members": names}, indent=2), "utf-8")
-
-
-def _words(population: Any) -> Any:
-    def words(leaf: Any) -> Any:
-        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return jax.random.key_data(leaf) if is_key else leaf
-
-    return jax.tree.map(words, population)
 
 
 def load(path: str | os.PathLike[str], like: Params) -> Params:

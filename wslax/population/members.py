@@ -185,6 +185,17 @@ def concat(populations: Sequence[Params]) -> Params:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *populations)
 
 
+def words(values: Any) -> Any:
+    """A tree whose JAX keys are their words.
+
+    Example:
+        >>> import jax
+        >>> words({"key": jax.random.key(3)})["key"].tolist()
+        [0, 3]
+    """
+    return jax.tree.map(lambda x: jax.random.key_data(x) if tree.is_key(x) else x, values)
+
+
 def as_key(key: Key) -> Any:
     """A JAX key from one, or from an integer seed.
 
@@ -329,7 +340,7 @@ def shard(population: Params, mesh: Mesh, axis: str = "population") -> Params:
     spread = NamedSharding(mesh, PartitionSpec(axis))
 
     def put(leaf: Any) -> Any:
-        if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if not tree.is_key(leaf):
             return jax.device_put(leaf, spread)
         # Over several processes JAX puts words, but no keys.
         words = jax.device_put(jax.random.key_data(leaf), spread)

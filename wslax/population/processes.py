@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from wslax.population.members import axis_of
+from wslax.population.members import axis_of, words
 from wslax.population.ring import AXIS, devices
 from wslax.typing import Params
 
@@ -65,12 +65,10 @@ def host(values: Params) -> Params:
     """
 
     def whole(x: Any) -> Any:
-        if jax.dtypes.issubdtype(getattr(x, "dtype", None), jax.dtypes.prng_key):
-            x = jax.random.key_data(x)
         known = not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
         return np.asarray(x if known else multihost_utils.process_allgather(x, tiled=True))
 
-    return jax.tree.map(whole, values)
+    return jax.tree.map(whole, words(values))
 
 
 def over(population: Params) -> Any:
