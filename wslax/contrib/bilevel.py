@@ -61,7 +61,7 @@ def by_source(losses: Array, source: Array, sources: int) -> Array:
         >>> ws.contrib.bilevel.by_source(jnp.array([1.0, 3.0, 5.0]), jnp.array([0, 0, 2]), 3)
         Array([2., 0., 5.], dtype=float32)
     """
-    losses = losses.astype(jnp.promote_types(losses.dtype, jnp.float32))
+    losses = losses.astype(tree.wide(losses))
     count = jax.ops.segment_sum(jnp.ones_like(losses), source, sources)
     return jax.ops.segment_sum(losses, source, sources) / jnp.maximum(count, 1)
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from wslax import population as populations
+from wslax import tree
 from wslax.contrib import weights as weighing
 from wslax.errors import WeightSpaceError
 from wslax.typing import Array, Params, Scalar
@@ -302,7 +303,7 @@ def gated(params: Params, outputs: Array, present: Array | None = None) -> Gated
 
 def _floats(x: Array) -> Array:
     x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(tree.wide(x))
 
 
 def _as_long(x: Array, ndim: int, shape: tuple[int, ...], what: str) -> Array:

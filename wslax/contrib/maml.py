@@ -155,7 +155,7 @@ def meta_gradient(
 
     value = jax.eval_shape(loss, params, jax.tree.map(lambda x: x[0], tasks[1]))
     nothing = jax.tree.map(lambda x: jnp.zeros_like(_summand(x, x)), params)
-    begin = jnp.zeros((), jnp.promote_types(value.dtype, jnp.float32)), nothing
+    begin = jnp.zeros((), tree.wide(value)), nothing
     (value, total), _ = jax.lax.scan(turn, begin, tasks)
     mean = lambda x, g: tree.cast_like(g / count, x) if tree.is_float(x) else jnp.zeros_like(x)
     return value / count, jax.tree.map(mean, params, total)

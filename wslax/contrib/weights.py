@@ -8,6 +8,7 @@ how hard they are. NaN weighs nothing; all equal, or none valid, is uniform. Gra
 
 import jax.numpy as jnp
 
+from wslax import tree
 from wslax.errors import WeightSpaceError
 from wslax.typing import Array, Scalar
 
@@ -151,7 +152,7 @@ def _checked(values: Array, what: str) -> Array:
         raise WeightSpaceError(
             f"{what}: expected one number a member, [N, ...], got {values.shape}"
         )
-    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    return values.astype(tree.wide(values))
 
 
 def _ranged(values: Array) -> Array:

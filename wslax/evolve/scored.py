@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wslax import random
+from wslax import random, tree
 from wslax.errors import WeightSpaceError
 from wslax.evolve.selection import roulette
 from wslax.typing import Array, Key, PerMember
@@ -21,7 +21,7 @@ def _known(scores: Array | None) -> Array:
 def _shared(scores: Array | None, alpha: float) -> Array:
     """What each member gets of each item, `[N, items]`."""
     scores = _known(scores)
-    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    scores = scores.astype(tree.wide(scores))
     scores = jnp.where(jnp.isnan(scores), 0, scores)
     total = scores.sum(0, keepdims=True)
     return jnp.where(total > 0, scores / jnp.where(total > 0, total, 1) ** alpha, 0)
