@@ -73,7 +73,9 @@ def breed(
         def of_rows(slots: Array, buffer: Params) -> Params:
             chosen = parents[slots - start]
             held = buffer if source is None else source
-            return make(slots, jax.tree.map(lambda x: x[chosen], held), shared)
+            # A gather for each parent: of pairs gathered as one, XLA compiles slow loops for CPU.
+            rows = lambda x: jnp.stack([x[chosen[:, j]] for j in range(arity)], 1)
+            return make(slots, jax.tree.map(rows, held), shared)
 
         return fill(buffer, start, stop, chunk, of_rows)
 

@@ -121,7 +121,7 @@ def genetic_algorithm(
     children: int | None = None,
     elite: int = 1,
     where: Where = None,
-    chunk: int = 8,
+    chunk: int = 4,
 ) -> Strategy:
     """A genetic algorithm of any parts: parents, children, mutants, and who stays.
 

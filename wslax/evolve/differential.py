@@ -157,7 +157,7 @@ def differential_evolution(
     scale: float = 0.8,
     rate: float = 0.9,
     where: Where = None,
-    chunk: int = 8,
+    chunk: int = 4,
 ) -> Strategy:
     r"""Differential evolution, DE/rand/1/bin or DE/best/1/bin.
 

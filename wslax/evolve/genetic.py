@@ -25,7 +25,7 @@ def genome(
     tournament: int = 3,
     crossover: Crossover = linear,
     where: Where = None,
-    chunk: int = 8,
+    chunk: int = 4,
 ) -> Strategy:
     r"""GENOME: fitness-weighted merges of two members, sparse Gaussian mutation, tournaments.
 
@@ -109,7 +109,7 @@ def genome_init(
     *,
     crossover: Crossover = linear,
     where: Where = None,
-    chunk: int = 8,
+    chunk: int = 4,
 ) -> Params:
     r"""GENOME's first population: merges of random pairs of experts.
 

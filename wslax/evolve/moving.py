@@ -121,7 +121,7 @@ def genome_plus(
     decay: float = 0.95,
     crossover: Crossover = linear,
     where: Where = None,
-    chunk: int = 8,
+    chunk: int = 4,
 ) -> Strategy:
     r"""GENOME+: every member moves as in `model_swarm`, and GENOME's children join them.
 

@@ -102,11 +102,9 @@ def check_rate(what: str, rate: float) -> None:
 Words = Callable[[str, int], Array]
 
 
-def _moved(words: Words, x: jax.Array, sigma: jax.Array) -> jax.Array:
-    """`x` plus noise, one word each; `sigma` has one number, or one an element."""
-    kind = tree.wide(x)
-    noise = random.normal(words("noise", x.size)).astype(kind)
-    return (x.astype(kind) + jnp.asarray(sigma, kind) * noise).astype(x.dtype)
+def _noise(words: Words, size: int, sigma: jax.Array, kind: Any) -> jax.Array:
+    """One word each; `sigma` has one number, or one an element."""
+    return jnp.asarray(sigma, kind) * random.normal(words("noise", size)).astype(kind)
 
 
 def _kept(words: Words, size: int, chance: float) -> Array | bool:
@@ -114,17 +112,20 @@ def _kept(words: Words, size: int, chance: float) -> Array | bool:
 
 
 def _dense(words: Words, x: jax.Array, sigma: jax.Array, rate: float) -> jax.Array:
-    return jnp.where(_kept(words, x.size, rate), _moved(words, x, sigma), x)
+    kind = tree.wide(x)
+    moved = (x.astype(kind) + _noise(words, x.size, sigma, kind)).astype(x.dtype)
+    return jnp.where(_kept(words, x.size, rate), moved, x)
 
 
 def _scattered(words: Words, x: jax.Array, sigma: jax.Array, rate: float) -> jax.Array:
     length = math.floor(1 / rate + 1e-9)
-    blocks = -(-x.size // length)
+    blocks, kind = -(-x.size // length), tree.wide(x)
     inside = (words("place", blocks) % np.uint32(length)).astype(jnp.int32)
     # The last block may point past the end: those hits are dropped.
     place = jnp.arange(blocks, dtype=jnp.int32) * length + inside
-    old = x.at[place].get(mode="fill", fill_value=0)
     if sigma.size > 1:
         sigma = sigma.at[place].get(mode="fill", fill_value=0)
-    new = jnp.where(_kept(words, blocks, rate * length), _moved(words, old, sigma), old)
-    return x.at[place].set(new, mode="drop", unique_indices=True, indices_are_sorted=True)
+    # Adding -0 keeps every bit. And a sum reads the leaf once, which a child being made likes.
+    noise = jnp.where(_kept(words, blocks, rate * length), _noise(words, blocks, sigma, kind), -0.0)
+    hit = x.astype(kind).at[place]
+    return hit.add(noise, mode="drop", unique_indices=True, indices_are_sorted=True).astype(x.dtype)

@@ -136,7 +136,7 @@ def population_based_training(
     share: float = 0.2,
     factors: tuple[float, float] = (0.8, 1.2),
     resample: Callable[[Key, Params], Params] | None = None,
-    chunk: int = 8,
+    chunk: int = 4,
 ) -> Strategy:
     """Population-based training: members train, the worst go on as the best, with other settings.
 
