@@ -15,11 +15,11 @@ ABOUT = """
 A forward pass of the 1,000 children of `evolve.low_rank_es` (rank 1) around one base of 1.0 M
 float32 parameters (four layers of 512 x 512, with biases), one input each, as in a step of a task
 of control: `trace.factored` of the model under `vmap`, against the same model on children written
-out one after another in a compiled loop (all at once they would be 4 GB), and against a Python
-loop that writes each out and runs it, by two jitted calls. The limit is the base alone on all
-inputs as one batch: products of the same size, without the members' own terms. And 64 small nets (16-32-4) on 32
-inputs by one `vmap`, against a Python loop of jitted calls of one net each. All compiled, in turn,
-in one run; CPU is time over all cores.
+out one after another in a compiled loop (all at once they would be 4 GB), and against a Python loop
+that writes each out and runs it, by two jitted calls. The limit is the base alone on all inputs as
+one batch: products of the same size, without the members' own terms. And 64 small nets (16-32-4) on
+32 inputs by one `vmap`, against a Python loop of jitted calls of one net each. All compiled, in
+turn, in one run; CPU is time over all cores.
 """
 MEMBERS, WIDTH, LAYERS = 1000, 512, 4
 NETS, INPUTS = 64, 32
