@@ -33,8 +33,9 @@ def _total(key: Key, centre: Params, weights: Array, ids: Array) -> Params:
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, tree.wide(x)), centre)
     # Noise is the mutation of nothing: the stream is that of the children.
     draw = jax.vmap(lambda id_: _child(key, zeros, 1.0, id_))
-    short = -ids.shape[0] % CHUNK
-    rows = tuple(jnp.pad(x, (0, short)).reshape(-1, CHUNK) for x in (weights, ids))
+    few = min(CHUNK, ids.shape[0])
+    short = -ids.shape[0] % few
+    rows = tuple(jnp.pad(x, (0, short)).reshape(-1, few) for x in (weights, ids))
 
     def add(total: Params, row: tuple[Array, ...]) -> tuple[Params, None]:
         weight, noise = row[0], draw(row[1])
