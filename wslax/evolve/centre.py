@@ -32,6 +32,10 @@ ADAM = optax.adam(0.01)
 """Adam with the step of the released configurations of OpenAI's evolution strategies."""
 
 
+# Over devices: key and centre are whole, what is one number a child is spread.
+SPECS = WHOLE, WHOLE, ROWS, ROWS
+
+
 class Noise(NamedTuple):
     """How a child differs from the centre; only leaves of floats come here, without a member axis.
 
@@ -110,10 +114,12 @@ def _ask(plan: Plan, key: Key, state: Centre) -> tuple[Params, Centre]:
 
     _, source, sigma = _drawn(plan, state)
     given = as_key(key), state.members.params, _filled(sigma), _filled(source)
-    shapes = jax.eval_shape(born, *given)
-    axes = over_members(shapes, dense=0)
-    specs = jax.tree.map(lambda axis: WHOLE if axis is None else ROWS, axes, is_leaf=lambda x: x is None)
-    return local(born, (WHOLE, WHOLE, ROWS, ROWS), specs)(*given), state
+    if devices() == 1:
+        return born(*given), state
+    axes = over_members(jax.eval_shape(born, *given), dense=0)
+    spec = lambda axis: WHOLE if axis is None else ROWS
+    specs = jax.tree.map(spec, axes, is_leaf=lambda axis: axis is None)
+    return local(born, SPECS, specs)(*given), state
 
 
 def _total(noise: Noise, key: Key, centre: Params, weights: Array, ids: Array) -> Params:
@@ -121,8 +127,7 @@ def _total(noise: Noise, key: Key, centre: Params, weights: Array, ids: Array) -
     if devices() == 1:
         return noise.total(key, centre, weights, ids)
     own = lambda *given: jax.lax.psum(noise.total(*given), AXIS)
-    specs = WHOLE, WHOLE, ROWS, ROWS
-    return local(own, specs, WHOLE)(as_key(key), centre, _filled(weights), _filled(ids))
+    return local(own, SPECS, WHOLE)(as_key(key), centre, _filled(weights), _filled(ids))
 
 
 def _tell(

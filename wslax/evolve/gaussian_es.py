@@ -69,6 +69,10 @@ def open_es(
     2k + 1 are \(c \pm \sigma \epsilon\). The noise is that of `gaussian`, drawn again in `tell`
     a few children at a time, so that besides the children nothing of their size exists.
 
+    Under a mesh with an axis `population` each device makes and sums children of its own, and one
+    sum of the centre's size joins them: from one centre children are the same bits on any number of
+    devices, and steps agree to rounding.
+
     The population to begin with is of one: `ws.population.stack([params])`. `Info.best` and `mean`
     are of a generation's children. A child that failed counts as the worst of its generation; a
     generation in which all failed moves by the optimizer's momentum alone.
