@@ -14,17 +14,7 @@ from wslax.evolve.breeding import room
 from wslax.evolve.crossover import Crossover, linear
 from wslax.evolve.generation import Plan
 from wslax.evolve.selection import ranked, roulette
-from wslax.evolve.strategy import (
-    Evaluation,
-    Info,
-    Members,
-    Strategy,
-    by_slot,
-    choose,
-    place,
-    report,
-    told,
-)
+from wslax.evolve.strategy import Evaluation, Info, Members, Strategy, place, report, told
 from wslax.evolve.succession import both
 from wslax.evolve.swarm import Particles, Pull
 from wslax.population.ring import ROWS, devices, everywhere, local
@@ -91,20 +81,19 @@ def _tell(
     order = roulette(key, every, 1, n + total, ids=every_id, first=total)[0]
     first = jnp.concatenate([ranked(every, every_id)[: generation.elites(plan, n)], order])
     alive = generation.alive(first, every, every_id, n)
-    kept, taken = place(Members(*now[:3]), born, jnp.pad(alive, (0, slots - total)))
-    taken = taken[:total]
+    launched = _launched(plan, key, now, born, total)
+    kept, taken = place(now, launched, jnp.pad(alive, (0, slots - total)))
 
     stayed = jnp.where(alive[:n], move.slots, -1)
     parents = jnp.concatenate([jnp.stack([before, before], 1), parents])
     info = report(
-        kept,
+        Members(*kept[:3]),
         jnp.concatenate([move.ids, new.ids]),
         parents,
         jnp.concatenate([move.fitness, new.fitness]),
-        jnp.concatenate([stayed, taken]),
+        jnp.concatenate([stayed, taken[:total]]),
     )
-    now = _launched(plan, key, now, kept, taken)
-    return state._replace(members=now, next_id=state.next_id + np.uint32(total)), info
+    return state._replace(members=kept, next_id=state.next_id + np.uint32(total)), info
 
 
 def _apart(rows: Params, n: int) -> tuple[Params, Params]:
@@ -113,21 +102,15 @@ def _apart(rows: Params, n: int) -> tuple[Params, Params]:
     return local(part, ROWS)(rows)
 
 
-def _launched(plan: Plan, key: Key, now: Particles, kept: Members, slots: Array) -> Particles:
-    """Survivors as particles; new ones are on the way to a member drawn at random."""
-    count, n = slots.shape[0], now.ids.shape[0]
+def _launched(plan: Plan, key: Key, now: Particles, new: Members, count: int) -> Particles:
+    """New members as particles, the first `count` on the way to members drawn at random."""
+    slots, n = new.ids.shape[0], now.ids.shape[0]
     words = random.bits(key, "evolve/genome_plus/toward", count, xp=jnp)
     whom = ranked(now.fitness, now.ids)[(words % np.uint32(n)).astype(jnp.int32)]
-    whom = by_slot(whom, slots, n)
+    whom = jnp.pad(whom, (0, slots - count), constant_values=-1)
     mine = generation.owned(now.params, plan.where)
-    velocity = swarm.toward(kept.params, now.params, whom, mine)
-    new = whom >= 0
-    return Particles(
-        *kept[:3],
-        velocity=choose(new, velocity, now.velocity),
-        own=choose(new, kept, now.own),
-        waited=jnp.where(new, 0, now.waited),
-    )
+    velocity = swarm.toward(new.params, now.params, whom, mine)
+    return Particles(*new[:3], velocity, new, jnp.zeros(slots, jnp.int32))
 
 
 @functools.lru_cache(maxsize=128)

@@ -148,9 +148,9 @@ def map_elites(*, cells: Array, children: int = 64, variation: Variation = iso_l
         `functools.partial(iso_line, iso=..., line=...)`. Pass the same object to compile once.
 
     Returns:
-      The strategy; its state is a `Repertoire`, and holds as many members as there are cells, spread
-      over the devices of a mesh with an axis `population`.
-      `Info.slots` are cells, `mean` is over filled ones; see `coverage` and `qd_score`.
+      The strategy; its state is a `Repertoire`, and holds as many members as there are cells,
+      spread over the devices of a mesh with an axis `population`. `Info.slots`
+      are cells, `mean` is over filled ones; see `coverage` and `qd_score`.
 
     Raises:
       WeightSpaceError: if `cells` is no matrix, or `children` below 1; from `init` and `tell`, if

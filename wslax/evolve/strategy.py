@@ -297,17 +297,6 @@ def place(old: Any, children: Any, alive: Array) -> tuple[Any, Array]:
     return now, taken
 
 
-def by_slot(values: Array, slots: Array, n: int) -> Array:
-    """For each of n slots the value of the child that took it, or -1.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> by_slot(jnp.array([7, 8, 9]), jnp.array([2, -1, 0]), 4).tolist()
-        [9, -1, 7, -1]
-    """
-    return jnp.full(n, -1, jnp.int32).at[jnp.where(slots < 0, n, slots)].set(values, mode="drop")
-
-
 def carried(old: Any, children: Any, slots: Array) -> Any:
     """Children in the slots that they took (-1 for none), wherever these lie.
 
@@ -317,8 +306,10 @@ def carried(old: Any, children: Any, slots: Array) -> Any:
         >>> carried(old, new, jnp.array([2, -1])).params.tolist()
         [0.0, 1.0, 7.0]
     """
-    numbers = jnp.arange(slots.shape[0], dtype=jnp.int32)
-    now = fetch(old, children, by_slot(numbers, slots, old.ids.shape[0]))
+    n, numbers = old.ids.shape[0], jnp.arange(slots.shape[0], dtype=jnp.int32)
+    slots = jnp.where(slots < 0, n, slots)
+    source = jnp.full(n, -1, jnp.int32).at[slots].set(numbers, mode="drop")
+    now = fetch(old, children, source)
     return now._replace(fitness=everywhere(now.fitness), ids=everywhere(now.ids))
 
 

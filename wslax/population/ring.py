@@ -114,8 +114,12 @@ def fetch(into: Params, population: Params, index: Array) -> Params:
                 "use a smaller mesh"
             )
     if ring == 1:
-        return _put(into, jnp.where(index < 0, index.shape[0], jnp.arange(len(index))),
-                    _rows(population, jnp.maximum(index, 0)))  # fmt: skip
+
+        def here(y: Array, x: Array) -> Array:
+            stays = (index < 0).reshape(-1, *(1,) * (y.ndim - 1))
+            return tree.cast_like(jnp.where(stays, y, x[jnp.maximum(index, 0)]), y)
+
+        return jax.tree.map(here, into, population)
     return _fetch(into, population, index)
 
 
