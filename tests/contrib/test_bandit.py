@@ -84,9 +84,13 @@ def test_all_items_are_the_full_evaluation():
     full = np.asarray(population["right"]).mean(1)
     judged = jax.jit(bandit.halving(score, items=40, budget=1.0, key=0).judge)(population)
     np.testing.assert_allclose(judged.fitness, full, rtol=1e-6)
-    judged = bandit.thompson(score, items=40, budget=1.0, key=0, batch=8).judge(population)
-    assert judged.counts.tolist() == [40] * 6
-    np.testing.assert_allclose(judged.means, full, rtol=1e-6)
+    # More than there are, one step shows all.
+    for batch in (8, 100):
+        judged = bandit.thompson(score, items=40, budget=1.0, key=0, batch=batch).judge(population)
+        assert judged.counts.tolist() == [40] * 6
+        np.testing.assert_allclose(judged.means, full, rtol=1e-6)
+    half = bandit.thompson(score, items=40, budget=0.5, key=0, batch=100).judge(population)
+    assert sorted(half.counts.tolist()) == [0] * 3 + [40] * 3
 
 
 def test_thompson_keeps_its_books():

@@ -56,7 +56,9 @@ def test_steps_are_those_of_numpy(steps):
     inner = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(RATE))
     run = bilevel.scalebio(losses, inner, optax.sgd(LOGITS_RATE), sources=SOURCES, penalty=ALPHA)
     begin = np.array([0.5, -1.0])
-    state, step = run.init({"w": jnp.asarray(begin, "f4")}), jax.jit(run.step, donate_argnums=0)
+    rest = {"steps": jnp.int32(20_000_001), "mask": jnp.array(True), "key": jax.random.key(5)}
+    state = run.init({"w": jnp.asarray(begin, "f4"), **rest})
+    step = jax.jit(run.step, donate_argnums=0)
     rows = zip(steps, by_hand(begin, steps), strict=True)
     for (x, y, source, vx, vy), (w, u, logits, value, gap) in rows:
         batch, validation = jax.tree.map(lambda a: jnp.asarray(a, "f4"), ((x, y), (vx, vy)))
@@ -64,6 +66,9 @@ def test_steps_are_those_of_numpy(steps):
         got = state.params["w"], state.follower["w"], state.logits, info["validation"], info["gap"]
         for a, b in zip(got, (w, u, logits, value, gap), strict=True):
             np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5)
+    for name, leaf in rest.items():
+        assert {ws.tree.aval(p[name]) for p in state[:2]} == {ws.tree.aval(leaf)}
+        assert all(bool(p[name] == leaf) for p in state[:2])
     assert jax.tree.map(ws.tree.aval, state.penalty) == "float32[]"
 
 

@@ -139,7 +139,7 @@ def thompson(
       items: how many there are.
       budget: share of the evaluations of all members on all items, in (0, 1].
       key: a JAX key or seed, for the order of the items and the draws.
-      batch: items a step; default 20, FormatSpread's. Static.
+      batch: items a step, at most all; default 20, FormatSpread's. Static.
       slots: members a step, evaluated together; at most all. Static.
       prior: \(\mu_0\), the mean that is expected; FormatSpread takes one member's on all items.
 
@@ -162,7 +162,7 @@ def thompson(
         (7, 400)
     """
     order = _order(items, budget, key)
-    draws = as_key(key)
+    draws, batch = as_key(key), min(batch, items)
     a0 = jnp.clip(_STRENGTH * prior / (1 - jnp.asarray(prior, jnp.float32)), 1.1, items)
 
     @jax.jit

@@ -45,6 +45,16 @@ class Bilevel(NamedTuple):
     step: Callable[[State, Any, Array, Any], tuple[State, dict[str, Array]]]
 
 
+def _floats(params: Params) -> Params:
+    """The leaves that are trained, None for others."""
+    return jax.tree.map(lambda x: x if tree.is_float(x) else None, params)
+
+
+def _whole(floats: Params, params: Params) -> Params:
+    """`params` with other floats."""
+    return jax.tree.map(lambda x, new: x if new is None else new, params, floats)
+
+
 def by_source(losses: Array, source: Array, sources: int) -> Array:
     """Mean loss of each source in a batch; 0 for one that is absent.
 
@@ -85,7 +95,8 @@ def scalebio(
     then moves u up, w down and \(\lambda\) down. So u descends on \(\alpha\, p \cdot \ell(u)\), and
     \(\lambda\) along \(\alpha (\mathrm{diag}(p) - p p^T)(\ell(w) - \ell(u))\). There are no second
     derivatives; two copies of the weights are held. To hold less for their optimisers, pass one
-    that trains some weights at a time, as `wslax.select.lift` does.
+    that trains some weights at a time, as `wslax.select.lift` does. Optimisers see floats alone;
+    integer, bool and key leaves pass unchanged.
 
     Args:
       losses: `losses(params, batch) -> [B]`, one a row.
@@ -123,15 +134,15 @@ def scalebio(
         # Copies, so that a donated state holds no buffer twice, nor one of the caller's.
         params, follower = (jax.tree.map(jnp.array, params) for _ in range(2))
         logits = jnp.zeros(sources, jnp.float32)
-        states = (
-            optimizer.init(params), optimizer.init(follower), logits_optimizer.init(logits),
-        )  # fmt: skip
+        inner = (optimizer.init(_floats(p)) for p in (params, follower))
+        states = (*inner, logits_optimizer.init(logits))
         return State(params, follower, logits, jnp.asarray(penalty, jnp.float32), states)
 
     def step(
         state: State, batch: Any, source: Array, validation: Any
     ) -> tuple[State, dict[str, Array]]:
         def saddle(params: Any, follower: Any, logits: Array) -> tuple[Array, Any]:
+            params, follower = (_whole(p, state.params) for p in (params, follower))
             each = tuple(losses(p, batch) for p in (params, follower))
             if each[0].shape != source.shape or source.ndim != 1:
                 raise WeightSpaceError(
@@ -143,7 +154,7 @@ def scalebio(
             pull = state.penalty * jnp.dot(jax.nn.softmax(logits), gap)
             return value + pull, {"validation": value, "gap": gap}
 
-        three = state.params, state.follower, state.logits
+        three = _floats(state.params), _floats(state.follower), state.logits
         slopes, info = jax.grad(saddle, argnums=(0, 1, 2), has_aux=True)(*three)
         down, up, turn = slopes
         slopes = down, jax.tree.map(jnp.negative, up), turn
@@ -153,7 +164,8 @@ def scalebio(
             change, new = rule.update(slope, old, at)
             moved.append(optax.apply_updates(at, change))
             states.append(new)
-        params, follower, logits = moved
+        params, follower = (_whole(p, state.params) for p in moved[:2])
+        logits = moved[2]
         return State(params, follower, logits, state.penalty, tuple(states)), info
 
     return Bilevel(init, step)

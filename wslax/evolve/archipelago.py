@@ -65,9 +65,7 @@ def _apart(plan: Plan, fn: Callable[..., Any], key: Key, *args: Any) -> Any:
     """`fn(numbers, keys, *args)` on the islands of each device; args are `[islands, ...]`."""
     numbers = jnp.arange(plan.count, dtype=jnp.uint32)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(as_key(key), numbers)
-    if devices() > 1:
-        fn = local(fn, ROWS)
-    return fn(numbers, keys, *args)
+    return local(fn, ROWS)(numbers, keys, *args)
 
 
 def _onward(x: Array, ring: int) -> Array:

@@ -13,7 +13,8 @@ import numpy as np
 
 from wslax import tree
 from wslax.errors import WeightSpaceError
-from wslax.evolve.strategy import Members
+from wslax.evolve.strategy import Members, carried
+from wslax.population import devices
 from wslax.typing import Array, Scalar
 
 NOBODY = np.uint32(2**32 - 1)
@@ -79,12 +80,15 @@ def settle(now: Members, new: Members, centroids: Array) -> tuple[Members, Array
     first = jax.ops.segment_min(jnp.where(ahead, rows, rows.size), cell, n)
     held = now.fitness[cell]
     born = ahead & (first[cell] == rows) & (jnp.isnan(held) | (value > held))
+    taken = jnp.where(born, cell, -1)
+    if devices() > 1:
+        return carried(now, new, taken), taken
     place = jnp.where(born, cell, n)
 
     def write(old: jax.Array, new: Array) -> Array:
         return tree.cast_like(old.at[place].set(new, mode="drop"), old)
 
-    return jax.tree.map(write, now, new), jnp.where(born, cell, -1)
+    return jax.tree.map(write, now, new), taken
 
 
 def coverage(repertoire: Members) -> Array:

@@ -15,16 +15,25 @@ import optax
 
 from wslax import tree
 from wslax.errors import WeightSpaceError
+from wslax.evolve.breeding import room
 from wslax.evolve.generation import owned
 from wslax.evolve.leading import better, leader
 from wslax.evolve.shaping import settled
 from wslax.evolve.strategy import Evaluation, Info, Members, Strategy, members, report, told
 from wslax.globs import hashable
+from wslax.population import devices
 from wslax.population import size as population_size
+from wslax.population.members import as_key
+from wslax.population.ring import AXIS, ROWS, WHOLE, local
+from wslax.trace import over_members
 from wslax.typing import Array, Key, Params, PerMember, Scalar, Where
 
 ADAM = optax.adam(0.01)
 """Adam with the step of the released configurations of OpenAI's evolution strategies."""
+
+
+# Over devices: key and centre are whole, what is one number a child is spread.
+SPECS = WHOLE, WHOLE, ROWS, ROWS
 
 
 class Noise(NamedTuple):
@@ -90,12 +99,35 @@ def _drawn(plan: Plan, state: Centre) -> tuple[Array, Array, Array]:
     return ids, jnp.repeat(ids[::2], 2), state.sigma * sign
 
 
+def _filled(x: Array) -> Array:
+    """One number a child, with zeros behind them for the devices' sake."""
+    return jnp.pad(x, (0, room(x.shape[0]) - x.shape[0]))
+
+
 def _ask(plan: Plan, key: Key, state: Centre) -> tuple[Params, Centre]:
-    centre = state.members.params
-    floats, mine = _floats(plan, centre)
+    """The children, on each device those of its own slots; fillers are the centre itself."""
+
+    def born(key: Key, centre: Params, sigma: Array, source: Array) -> Params:
+        floats, mine = _floats(plan, centre)
+        rest = jax.tree.map(lambda x: jnp.repeat(x, sigma.shape[0], axis=0), centre)
+        return _with_rest(mine, plan.noise.children(key, floats, sigma, source), rest)
+
     _, source, sigma = _drawn(plan, state)
-    rest = jax.tree.map(lambda x: jnp.repeat(x, plan.n, axis=0), centre)
-    return _with_rest(mine, plan.noise.children(key, floats, sigma, source), rest), state
+    given = as_key(key), state.members.params, _filled(sigma), _filled(source)
+    if devices() == 1:
+        return born(*given), state
+    axes = over_members(jax.eval_shape(born, *given), dense=0)
+    spec = lambda axis: WHOLE if axis is None else ROWS
+    specs = jax.tree.map(spec, axes, is_leaf=lambda axis: axis is None)
+    return local(born, SPECS, specs)(*given), state
+
+
+def _total(noise: Noise, key: Key, centre: Params, weights: Array, ids: Array) -> Params:
+    """`noise.total`, on each device of its share, and then the sum over devices."""
+    if devices() == 1:
+        return noise.total(key, centre, weights, ids)
+    own = lambda *given: jax.lax.psum(noise.total(*given), AXIS)
+    return local(own, SPECS, WHOLE)(as_key(key), centre, _filled(weights), _filled(ids))
 
 
 def _tell(
@@ -104,7 +136,8 @@ def _tell(
     old = state.members
     spec, _ = jax.eval_shape(functools.partial(_ask, plan), key, state)
     tree.check_structure(children, spec, "children", "what ask gave")
-    fitness = jnp.asarray(told(evaluation, plan.n).fitness, old.fitness.dtype)
+    fitness = told(evaluation, room(plan.n)).fitness[: plan.n]
+    fitness = jnp.asarray(fitness, old.fitness.dtype)
     ids, source, sigma = _drawn(plan, state)
     floats, mine = _floats(plan, old.params)
 
@@ -117,7 +150,7 @@ def _tell(
     if plan.antithetic:
         pairs, source = weights.reshape(-1, 2), source[::2]
         weights = pairs[:, 0] - pairs[:, 1]
-    total = plan.noise.total(key, floats, weights, source)
+    total = _total(plan.noise, key, floats, weights, source)
     down = jax.tree.map(lambda t: t / (-plan.n * state.sigma.astype(t.dtype)), total)
     wide = jax.tree.map(lambda x: x.astype(tree.wide(x)), floats)
     with jax.numpy_dtype_promotion("standard"):  # Optax mixes integers and floats

@@ -33,8 +33,9 @@ def _total(key: Key, centre: Params, weights: Array, ids: Array) -> Params:
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, tree.wide(x)), centre)
     # Noise is the mutation of nothing: the stream is that of the children.
     draw = jax.vmap(lambda id_: _child(key, zeros, 1.0, id_))
-    short = -ids.shape[0] % CHUNK
-    rows = tuple(jnp.pad(x, (0, short)).reshape(-1, CHUNK) for x in (weights, ids))
+    few = min(CHUNK, ids.shape[0])
+    short = -ids.shape[0] % few
+    rows = tuple(jnp.pad(x, (0, short)).reshape(-1, few) for x in (weights, ids))
 
     def add(total: Params, row: tuple[Array, ...]) -> tuple[Params, None]:
         weight, noise = row[0], draw(row[1])
@@ -67,6 +68,10 @@ def open_es(
     with \(\epsilon_i \sim N(0, 1)\) for each weight and \(w\) the shaped fitness. Children 2k and
     2k + 1 are \(c \pm \sigma \epsilon\). The noise is that of `gaussian`, drawn again in `tell`
     a few children at a time, so that besides the children nothing of their size exists.
+
+    Under a mesh with an axis `population` each device makes and sums children of its own, and one
+    sum of the centre's size joins them: from one centre children are the same bits on any number of
+    devices, and steps agree to rounding.
 
     The population to begin with is of one: `ws.population.stack([params])`. `Info.best` and `mean`
     are of a generation's children. A child that failed counts as the worst of its generation; a

@@ -10,12 +10,14 @@ import numpy as np
 
 from wslax import random, tree
 from wslax.evolve import generation, swarm
+from wslax.evolve.breeding import room
 from wslax.evolve.crossover import Crossover, linear
 from wslax.evolve.generation import Plan
 from wslax.evolve.selection import ranked, roulette
 from wslax.evolve.strategy import Evaluation, Info, Members, Strategy, place, report, told
 from wslax.evolve.succession import both
 from wslax.evolve.swarm import Particles, Pull
+from wslax.population.ring import ROWS, devices, everywhere, local
 from wslax.typing import Array, Key, Params, Scalar, Where
 
 NEVER = np.iinfo(np.int32).max
@@ -49,7 +51,8 @@ def _ask(plan: Plan, pull: Pull, key: Key, state: State) -> tuple[Params, State]
     bred, after = generation.ask(plan, key, later)
     moved, state = swarm.ask(pull, key, state)
     both = lambda a, b: tree.cast_like(jnp.concatenate([a, b]), b)
-    return jax.tree.map(both, moved, bred), state._replace(parents=after.parents)
+    joined = local(functools.partial(jax.tree.map, both), ROWS)
+    return joined(moved, bred), state._replace(parents=after.parents)
 
 
 def _tell(
@@ -62,42 +65,52 @@ def _tell(
 ) -> tuple[State, Info]:
     before, parents = state.members.ids, state.parents
     n, total = before.shape[0], parents.shape[0]
+    slots = room(total)
     tree.check_structure(children, state.members.params, "children", "the population")
-    fitness = told(evaluation, n + total).fitness
+    fitness = told(evaluation, n + slots).fitness
     fitness = jnp.asarray(fitness, state.members.fitness.dtype)
-    moved, bred = (jax.tree.map(lambda x, s=s: x[s], children) for s in np.s_[:n, n:])
+    moved, bred = _apart((children, fitness), n // devices())
 
-    state, move = swarm.tell(pull, key, state, moved, fitness[:n])
-    ids = state.next_id + jnp.arange(total, dtype=jnp.uint32)
-    new = Members(bred, fitness[n:], ids)
+    state, move = swarm.tell(pull, key, state, *moved)
+    ids = state.next_id + jnp.arange(slots, dtype=jnp.uint32)
+    born = Members(bred[0], everywhere(bred[1]), ids)
+    new = Members(born.params, born.fitness[:total], ids[:total])
     state, now = swarm.seen(state, new), state.members
     every, every_id = both(now, new)
     # Parents were drawn by numbers below that of the children.
     order = roulette(key, every, 1, n + total, ids=every_id, first=total)[0]
     first = jnp.concatenate([ranked(every, every_id)[: generation.elites(plan, n)], order])
     alive = generation.alive(first, every, every_id, n)
-    kept, slots = place(now, _launched(plan, key, now, new), alive)
+    launched = _launched(plan, key, now, born, total)
+    kept, taken = place(now, launched, jnp.pad(alive, (0, slots - total)))
 
     stayed = jnp.where(alive[:n], move.slots, -1)
     parents = jnp.concatenate([jnp.stack([before, before], 1), parents])
     info = report(
         Members(*kept[:3]),
-        jnp.concatenate([move.ids, ids]),
+        jnp.concatenate([move.ids, new.ids]),
         parents,
-        fitness,
-        jnp.concatenate([stayed, slots]),
+        jnp.concatenate([move.fitness, new.fitness]),
+        jnp.concatenate([stayed, taken[:total]]),
     )
     return state._replace(members=kept, next_id=state.next_id + np.uint32(total)), info
 
 
-def _launched(plan: Plan, key: Key, now: Particles, new: Members) -> Particles:
-    """New members as particles, each on the way to a member drawn at random."""
-    count, n = new.ids.shape[0], now.ids.shape[0]
+def _apart(rows: Params, n: int) -> tuple[Params, Params]:
+    """The first n rows of each device, and those behind them."""
+    part = lambda rows: tuple(jax.tree.map(lambda x, s=s: x[s], rows) for s in np.s_[:n, n:])
+    return local(part, ROWS)(rows)
+
+
+def _launched(plan: Plan, key: Key, now: Particles, new: Members, count: int) -> Particles:
+    """New members as particles, the first `count` on the way to members drawn at random."""
+    slots, n = new.ids.shape[0], now.ids.shape[0]
     words = random.bits(key, "evolve/genome_plus/toward", count, xp=jnp)
     whom = ranked(now.fitness, now.ids)[(words % np.uint32(n)).astype(jnp.int32)]
+    whom = jnp.pad(whom, (0, slots - count), constant_values=-1)
     mine = generation.owned(now.params, plan.where)
     velocity = swarm.toward(new.params, now.params, whom, mine)
-    return Particles(*new[:3], velocity, new, jnp.zeros(count, jnp.int32))
+    return Particles(*new[:3], velocity, new, jnp.zeros(slots, jnp.int32))
 
 
 @functools.lru_cache(maxsize=128)
@@ -128,7 +141,9 @@ def genome_plus(
     `ask` holds the N moved members, then the merges and mutants that `genome` makes of the members
     as they were; one evaluation serves both. `tell` puts the moved members in their places; the
     elites of these and the children stay, then N are drawn by roulette without replacement from
-    what is left. A new member starts on the way to a member drawn at random.
+    what is left. A new member starts on the way to a member drawn at random. Over devices, each has
+    its own moved members before its own new ones in what `ask` returns, so that no moved member
+    travels.
 
     It differs from the released code (ZhangYiqun018/GENOME) as `genome` does, and in this: the
     cognitive pull is to the member's own best and not to where it is; \(\lambda\) decays once a

@@ -10,10 +10,22 @@ import numpy as np
 
 from wslax import random, tree
 from wslax.errors import WeightSpaceError
+from wslax.evolve.breeding import Make, breed, room
 from wslax.evolve.cells import NOBODY, settle
 from wslax.evolve.crossover import iso_line
-from wslax.evolve.strategy import Evaluation, Info, Members, Strategy, members, report, told
-from wslax.population import size
+from wslax.evolve.strategy import (
+    Evaluation,
+    Info,
+    Members,
+    Strategy,
+    empty,
+    members,
+    report,
+    told,
+)
+from wslax.population import devices, size
+from wslax.population.members import as_key
+from wslax.population.ring import row
 from wslax.typing import Array, Key, Params, PerMember
 
 
@@ -49,12 +61,24 @@ def _ask(plan: _Plan, key: Key, state: Repertoire) -> tuple[Params, Repertoire]:
     ids = state.next_id + jnp.arange(plan.children, dtype=jnp.uint32)
     draw = lambda id_: random.bits(key, "evolve/elites", 2, member=id_, xp=jnp)
     parents = order[(jax.vmap(draw)(ids) % count).astype(jnp.int32)]
+    children = empty(now.params, room(plan.children))
+    make, shared = _varied(plan.variation), (as_key(key), ids)
+    children = breed(children, 0, parents, plan.children, make, shared, now.params)
+    return children, state._replace(parents=now.ids[parents])
 
-    def child(parents: Array, id_: Array) -> Params:
-        pair = jax.tree.map(lambda x: x[parents], now.params)
-        return plan.variation(key, pair, member=id_)
 
-    return jax.vmap(child)(parents, ids), state._replace(parents=now.ids[parents])
+def _varied(variation: Variation) -> Make:
+    """`(slots, pairs, (key, ids)) -> children`."""
+
+    def make(slots: Array, pairs: Params, shared: Any) -> Params:
+        key, ids = shared
+        one = lambda pair, id_: variation(key, pair, member=id_)
+        children = jax.vmap(one)(pairs, ids[slots])
+        parents = jax.tree.map(lambda x: x[:, 0], pairs)
+        tree.check_like(children, parents, "what variation gives", "the first parents")
+        return children
+
+    return make
 
 
 def _evaluated(
@@ -77,12 +101,29 @@ def _tell(
 ) -> tuple[Repertoire, Info]:
     old = state.members
     tree.check_structure(children, old.params, "children", "the population")
-    ids = state.next_id + jnp.arange(plan.children, dtype=jnp.uint32)
+    ids = state.next_id + jnp.arange(room(plan.children), dtype=jnp.uint32)
     features = state.centroids.shape[1]
     new = _evaluated(children, evaluation, ids, features, old.fitness.dtype)
+    # Who is there for the devices' sake enters no cell.
+    there = jnp.arange(ids.shape[0]) < plan.children
+    new = new._replace(fitness=jnp.where(there, new.fitness, jnp.nan))
     now, slots = settle(old, new, state.centroids)
-    info = report(now, ids, state.parents, new.fitness, slots)
+    ids, fitness, slots = (x[: plan.children] for x in (ids, new.fitness, slots))
+    info = report(now, ids, state.parents, fitness, slots)
     return state._replace(members=now, next_id=state.next_id + np.uint32(plan.children)), info
+
+
+@jax.jit
+def _founded(new: Members, centroids: Array) -> Members:
+    """The first members in cells that were empty."""
+    first, (n, _) = row(new.params, jnp.array(0)), centroids.shape
+    nobody = Members(
+        jax.tree.map(lambda x: jnp.repeat(x[None], n, axis=0), first),
+        jnp.full(n, jnp.nan, new.fitness.dtype),
+        jnp.full(n, NOBODY),
+        descriptors=jnp.full_like(centroids, jnp.nan),
+    )
+    return settle(nobody, new, centroids)[0]
 
 
 @functools.lru_cache(maxsize=128)
@@ -107,12 +148,14 @@ def map_elites(*, cells: Array, children: int = 64, variation: Variation = iso_l
         `functools.partial(iso_line, iso=..., line=...)`. Pass the same object to compile once.
 
     Returns:
-      The strategy; its state is a `Repertoire`, and holds as many members as there are cells.
-      `Info.slots` are cells, `mean` is over filled ones; see `coverage` and `qd_score`.
+      The strategy; its state is a `Repertoire`, and holds as many members as there are cells,
+      spread over the devices of a mesh with an axis `population`. `Info.slots`
+      are cells, `mean` is over filled ones; see `coverage` and `qd_score`.
 
     Raises:
       WeightSpaceError: if `cells` is no matrix, or `children` below 1; from `init` and `tell`, if
-        descriptors lack or have another number of features.
+        descriptors lack or have another number of features; from `init`, if the devices of a mesh
+        do not divide the cells; from `ask`, if the variation changes a leaf's shape or dtype.
 
     References:
       Mouret & Clune 2015, Illuminating search spaces by mapping elites, arXiv:1504.04909.
@@ -140,18 +183,14 @@ def map_elites(*, cells: Array, children: int = 64, variation: Variation = iso_l
     def init(key: Key, population: Params, evaluation: PerMember | Evaluation) -> Repertoire:
         """The first state, of those of the population that are the best of a cell."""
         n, features = cells.shape
+        if n % devices():
+            raise WeightSpaceError(f"cells: {n} do not divide over {devices()} devices")
         count = size(population)
         first = members(population, told(evaluation, count).fitness)
         new = _evaluated(first.params, evaluation, first.ids, features, first.fitness.dtype)
-        nobody = Members(
-            jax.tree.map(lambda x: jnp.repeat(x[:1], n, axis=0), first.params),
-            jnp.full(n, jnp.nan, first.fitness.dtype),
-            jnp.full(n, NOBODY),
-            descriptors=jnp.full((n, features), jnp.nan, jnp.float32),
-        )
         centroids = jnp.asarray(cells)
         parents = jnp.zeros((children, 2), jnp.uint32)
         next_id = jnp.asarray(count, jnp.uint32)
-        return Repertoire(settle(nobody, new, centroids)[0], centroids, parents, next_id)
+        return Repertoire(_founded(new, centroids), centroids, parents, next_id)
 
     return Strategy(init, *_program(_Plan(children, variation)))

@@ -281,10 +281,7 @@ def place(old: Any, children: Any, alive: Array) -> tuple[Any, Array]:
     slots = losers[jnp.cumsum(born, dtype=jnp.int32) - 1]
     taken = jnp.where(born, slots, jnp.int32(-1))
     if devices() > 1:
-        numbers = jnp.arange(born.shape[0], dtype=jnp.int32)
-        source = jnp.full(n, -1, jnp.int32).at[jnp.where(born, slots, n)].set(numbers, mode="drop")
-        now = fetch(old, children, source)
-        return now._replace(fitness=everywhere(now.fitness), ids=everywhere(now.ids)), taken
+        return carried(old, children, taken), taken
 
     def step(c: Array, now: Any) -> Any:
         def write(leaf: Array, child: Array) -> Array:
@@ -298,6 +295,22 @@ def place(old: Any, children: Any, alive: Array) -> tuple[Any, Array]:
 
     now = jax.lax.fori_loop(0, born.shape[0], step, old)
     return now, taken
+
+
+def carried(old: Any, children: Any, slots: Array) -> Any:
+    """Children in the slots that they took (-1 for none), wherever these lie.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> old, new = (members(x, x) for x in (jnp.arange(3.0), jnp.array([7.0, 8.0])))
+        >>> carried(old, new, jnp.array([2, -1])).params.tolist()
+        [0.0, 1.0, 7.0]
+    """
+    n, numbers = old.ids.shape[0], jnp.arange(slots.shape[0], dtype=jnp.int32)
+    slots = jnp.where(slots < 0, n, slots)
+    source = jnp.full(n, -1, jnp.int32).at[slots].set(numbers, mode="drop")
+    now = fetch(old, children, source)
+    return now._replace(fitness=everywhere(now.fitness), ids=everywhere(now.ids))
 
 
 def choose(rows: Array, new: Population, old: Population) -> Population:

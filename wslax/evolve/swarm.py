@@ -23,7 +23,7 @@ from wslax.evolve.strategy import (
     told,
 )
 from wslax.globs import hashable
-from wslax.population import size
+from wslax.population import fetch, size
 from wslax.population.ring import row
 from wslax.typing import Array, Key, Params, Population, Where
 
@@ -160,13 +160,13 @@ def _program(pull: Pull) -> tuple[Callable[..., Any], Callable[..., Any]]:
 def toward(here: Params, there: Params, whom: Array, mine: Params) -> Population:
     """From each member to the one of `there` that `whom` names; a 0 where a leaf does not move."""
 
-    def way(x: Array, y: Array, mine: bool) -> Array:
-        if not mine:
-            return jnp.zeros((x.shape[0],), jnp.float32)
-        wide = tree.wide(x)
-        return y[whom].astype(wide) - x.astype(wide)
+    def moving(population: Params) -> Params:
+        none = jnp.zeros(size(population), jnp.float32)
+        return jax.tree.map(lambda x, mine: x if mine else none, population, mine)
 
-    return jax.tree.map(way, here, there, mine)
+    here = moving(here)
+    met = fetch(here, moving(there), whom)
+    return jax.tree.map(lambda x, y: y.astype(tree.wide(x)) - x.astype(tree.wide(x)), here, met)
 
 
 def start(

@@ -91,7 +91,8 @@ def low_rank_es(
 
     where each layer is one product for all children and a thin one for each. The same line takes a
     population that is written out, as the centre at the beginning is. The update is a product of
-    the factors of all, \(\sum_i w_i A_i B_i^T\), of rank up to nr.
+    the factors of all, \(\sum_i w_i A_i B_i^T\), of rank up to nr. Over devices it is as `open_es`:
+    factors are spread, the centre is whole on each.
 
     Args:
       n: children a generation; static.

@@ -53,6 +53,8 @@ def devices() -> int:
 def local(fn: Callable[..., Any], specs: Any, out: Any = ROWS) -> Callable[..., Any]:
     """`fn` on each device's own rows; other axes of the mesh stay the compiler's.
 
+    Without a mesh in use it is `fn` itself.
+
     Example:
         >>> import jax, jax.numpy as jnp
         >>> mesh = jax.make_mesh((1,), ("population",), axis_types=(AxisType.Auto,))
@@ -60,6 +62,8 @@ def local(fn: Callable[..., Any], specs: Any, out: Any = ROWS) -> Callable[..., 
         ...     local(lambda x: x.sum(keepdims=True), ROWS)(jnp.ones(3))
         Array([3.], dtype=float32)
     """
+    if devices() == 1:
+        return fn
     mapped = jax.shard_map(fn, in_specs=specs, out_specs=out, axis_names={AXIS}, check_vma=False)
     return jax.jit(mapped)
 
@@ -110,8 +114,12 @@ def fetch(into: Params, population: Params, index: Array) -> Params:
                 "use a smaller mesh"
             )
     if ring == 1:
-        return _put(into, jnp.where(index < 0, index.shape[0], jnp.arange(len(index))),
-                    _rows(population, jnp.maximum(index, 0)))  # fmt: skip
+
+        def here(y: Array, x: Array) -> Array:
+            stays = (index < 0).reshape(-1, *(1,) * (y.ndim - 1))
+            return tree.cast_like(jnp.where(stays, y, x[jnp.maximum(index, 0)]), y)
+
+        return jax.tree.map(here, into, population)
     return _fetch(into, population, index)
 
 
