@@ -75,8 +75,7 @@ def breed(
     if offloaded(buffer):
         program = lambda at, rows: _made(make, start + at, rows, shared)
         held = buffer if source is None else source
-        for first, born in stream(program, held, parents, chunk):
-            write(buffer, slice(start + first, start + first + size(born)), born)
+        stream(program, held, parents, chunk, lambda at, born: write(buffer, start + at, born))
         return buffer
     if devices() == 1:
 

@@ -66,21 +66,21 @@ def by_roulette(key: Key, members: Members, count: int) -> Array:
 def _made(plan: Plan) -> Make:
     """`(slots, pairs, (key, coef, ids)) -> children`, crossed and mutated."""
 
-    def mutated(mutate: Mutate, key: Key, child: Params, id_: Array) -> Params:
-        mine = owned(child, plan.where)
+    def mutated(mutate: Mutate, mine: Params, key: Key, child: Params, id_: Array) -> Params:
         new = mutate(key, child, member=id_)
         tree.check_like(new, child, "the mutant", "the child")
         return jax.tree.map(lambda x, y, mine: x if mine else y, new, child, mine)
 
     def make(slots: Array, pairs: Params, shared: Any) -> Params:
         key, _, ids = shared
+        mine = owned(pairs, plan.where)
         if plan.crossover is None:
             young = jax.tree.map(lambda x: x[:, 0], pairs)
         else:
             young = crossed(plan.crossover, plan.where)(slots, pairs, shared)
         if plan.mutate is None:
             return young
-        return jax.vmap(functools.partial(mutated, plan.mutate, key))(young, ids[slots])
+        return jax.vmap(functools.partial(mutated, plan.mutate, mine, key))(young, ids[slots])
 
     return make
 

@@ -272,7 +272,7 @@ def _resumed(
     parts = checkpoint.read(file, {"state": jax.tree.map(on_device, like)})
     state = parts.pop("state")
     if offloaded(like):
-        write(like.members.params, slice(None), state.members.params)
+        write(like.members.params, 0, state.members.params)
         state = state._replace(members=state.members._replace(params=like.members.params))
     return _copied(state), {"history": {}, **parts}, notes
 

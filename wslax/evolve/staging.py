@@ -25,5 +25,6 @@ class Staged:
         return jax.jit(self.parts)
 
     def __call__(self, key: Any, state: Any, *more: Any) -> Any:
+        """As `Strategy` has it."""
         fn = self.parts if offloaded(state.members.params) else self._whole
         return fn(key, state, *more)

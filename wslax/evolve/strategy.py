@@ -312,7 +312,7 @@ def place(old: Any, children: Any, alive: Array) -> tuple[Any, Array]:
     now, taken = _place(*thin, alive)
     for c, slot in enumerate(np.asarray(taken).tolist()):
         if slot >= 0:
-            write(old.params, slot, jax.tree.map(lambda x, c=c: x[c], children.params))
+            write(old.params, slot, jax.tree.map(lambda x, c=c: x[c : c + 1], children.params))
     return now._replace(params=old.params), taken
 
 

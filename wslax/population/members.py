@@ -300,11 +300,15 @@ def _streamed(fn: Callable[..., Any], population: Any, args: Any, chunk: int | N
         raise WeightSpaceError(
             "chunk: an offloaded population needs it: how many members are on the device at a time"
         )
-    n, parts, seen = size(population), [], 0
-    one = lambda _, rows: _evaluate(fn, rows, args, None, None)
-    for first, found in stream(one, population, np.arange(n), chunk):
-        parts.append(jax.tree.map(lambda x, again=seen - first: x[again:], found))
-        seen = min(first + chunk, n)
+    n, parts = size(population), []
+
+    def take(first: int, found: Any) -> None:
+        again = len(parts) * min(chunk, n) - first  # the last chunk starts early
+        parts.append(jax.tree.map(lambda x: x[again:], found))
+
+    stream(
+        lambda _, rows: _evaluate(fn, rows, args, None, None), population, np.arange(n), chunk, take
+    )
     return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
 
 

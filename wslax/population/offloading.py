@@ -1,6 +1,6 @@
 """Populations in the host's memory, of which a few rows at a time go to the device."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -70,52 +70,53 @@ def offloaded(values: Any) -> bool:
 
 
 def stream(
-    program: Callable[[Any, Params], Any], population: Params, index: Any, chunk: int
-) -> Iterator[tuple[int, Any]]:
+    program: Callable[[Any, Params], Any],
+    population: Params,
+    index: Any,
+    chunk: int,
+    take: Callable[[int, Any], None],
+) -> None:
     """`program(places int32[chunk], rows [chunk, ...])` of chosen rows, a chunk at a time.
 
-    The last chunk starts early rather than being short, so that one shape is compiled. While the
-    device works on a chunk the host gathers the next.
+    The last chunk starts early rather than being short, so that one shape is compiled. A chunk is
+    taken when the next is on its way, so the device works while the host copies.
 
     Args:
       program: compiled; it gets places in `index` and the rows that stand there.
       population: offloaded.
-      index: numpy int `[M]` or `[M, k]`, rows of the population.
+      index: int `[M]` or `[M, k]`, rows of the population.
       chunk: how many places at a time.
-
-    Yields:
-      The first place of a chunk, and what the program gave for it.
+      take: gets the first place of each chunk, and what the program gave for it.
 
     Example:
         >>> population = offload({"w": np.arange(4, dtype=np.int32)})
-        >>> for first, found in stream(lambda at, rows: rows["w"] - at, population, [3, 3, 1], 2):
-        ...     print(first, found)
+        >>> minus = lambda at, rows: rows["w"] - at
+        >>> stream(minus, population, [3, 3, 1], 2, lambda *found: print(*found))
         0 [3 2]
         1 [ 2 -1]
     """
     index = np.asarray(index)
     size = min(chunk, len(index))
-    ahead = None
+    ahead: tuple[Any, ...] = ()
     for start in range(0, len(index), size):
         first = min(start, len(index) - size)
         chosen = index[first : first + size]
         rows = jax.tree.map(lambda x, chosen=chosen: np.asarray(x)[chosen], population)
         made = program(np.arange(first, first + size, dtype=np.int32), rows)
-        if ahead is not None:
-            yield ahead
+        if ahead:
+            take(*ahead)
         ahead = first, made
-    if ahead is not None:
-        yield ahead
+    take(*ahead)
 
 
-def write(population: Params, slots: Any, rows: Params) -> None:
-    """Put rows into slots of an offloaded population, in place.
+def write(population: Params, start: int, rows: Params) -> None:
+    """Put rows in place of others of an offloaded population, from a slot on.
 
     Example:
         >>> population = offload({"w": np.zeros(3, np.float32)})
-        >>> write(population, slice(1, 3), {"w": np.ones(2)})
+        >>> write(population, 1, {"w": np.ones(2)})
         >>> population["w"].tolist()
         [0.0, 1.0, 1.0]
     """
     for leaf, new in zip(jax.tree.leaves(population), jax.tree.leaves(rows), strict=True):
-        leaf[slots] = np.asarray(new)
+        leaf[start : start + len(new)] = np.asarray(new)
