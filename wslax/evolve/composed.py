@@ -159,7 +159,8 @@ def genetic_algorithm(
       elite: how many of the best stay whatever `survive` says.
       where: globs of the leaves that are crossed and mutated; others, and integer, bool and key
         leaves, come from the first parent.
-      chunk: how many children are made at a time; memory and speed depend on it.
+      chunk: how many children are made at a time; memory and speed depend on it. Of an offloaded
+        population so many are on the device, and the weights that `select` or `survive` reads.
 
     Returns:
       The strategy; its state has `members`, `parents` and `next_id`. A population of one evolves by

@@ -12,8 +12,8 @@ import numpy as np
 from wslax.errors import WeightSpaceError
 from wslax.evolve import checkpoint
 from wslax.evolve.judging import Direction, inward, outward
-from wslax.evolve.staging import Staged
-from wslax.evolve.strategy import Evaluation, Info, Members, Strategy, check_streams
+from wslax.evolve.staging import Staged, check_streams
+from wslax.evolve.strategy import Evaluation, Info, Members, Strategy
 from wslax.population import processes
 from wslax.population.members import as_key, size
 from wslax.population.offloading import Offloaded, offloaded, write

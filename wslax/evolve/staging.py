@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 
+from wslax.errors import WeightSpaceError
+from wslax.population import devices
 from wslax.population.offloading import offloaded
 
 
@@ -28,3 +30,24 @@ class Staged:
         """As `Strategy` has it."""
         fn = self.parts if offloaded(state.members.params) else self._whole
         return fn(key, state, *more)
+
+
+def check_streams(streams: bool) -> None:
+    """Raise unless a strategy serves an offloaded population.
+
+    Example:
+        >>> check_streams(False)
+        Traceback (most recent call last):
+        ...
+        wslax.errors.WeightSpaceError: population: offloaded, which this strategy cannot ...
+    """
+    if not streams:
+        raise WeightSpaceError(
+            "population: offloaded, which this strategy cannot stream; give arrays on the device, "
+            "or evolve it by genome() or genetic_algorithm()"
+        )
+    if devices() > 1:
+        raise WeightSpaceError(
+            "population: offloaded, which streams through one device; use no mesh, or spread the "
+            "population over it by ws.population.shard"
+        )

@@ -14,6 +14,7 @@ import numpy as np
 from wslax import tree
 from wslax.errors import WeightSpaceError
 from wslax.evolve.leading import leader
+from wslax.evolve.staging import check_streams
 from wslax.population import devices, fetch, offload, size
 from wslax.population.offloading import Offloaded, offloaded, write
 from wslax.population.ring import everywhere
@@ -144,27 +145,6 @@ def members(population: Params, evaluation: Array | Evaluation, streams: bool = 
     return Members(population, everywhere(fitness), everywhere(ids), scores, descriptors)
 
 
-def check_streams(streams: bool) -> None:
-    """Raise unless a strategy serves an offloaded population.
-
-    Example:
-        >>> check_streams(False)
-        Traceback (most recent call last):
-        ...
-        wslax.errors.WeightSpaceError: population: offloaded, which this strategy cannot ...
-    """
-    if not streams:
-        raise WeightSpaceError(
-            "population: offloaded, which this strategy cannot stream; give arrays on the device, "
-            "or evolve it by genome() or genetic_algorithm()"
-        )
-    if devices() > 1:
-        raise WeightSpaceError(
-            "population: offloaded, which streams through one device; use no mesh, or spread the "
-            "population over it by ws.population.shard"
-        )
-
-
 def told(evaluation: Array | Evaluation, n: int) -> Evaluation:
     """What was told of `n` members, checked: a fitness alone, or an `Evaluation`.
 
@@ -291,7 +271,7 @@ def place(old: Any, children: Any, alive: Array) -> tuple[Any, Array]:
     mesh with an axis `population` by `ws.population.fetch`. Offloaded members are overwritten.
 
     Args:
-      old: N members: `Members`, or another tuple with `ids`.
+      old: N members: `Members`, or another tuple with `ids` and `params`.
       children: C members of the same kind.
       alive: bool `[N + C]`, exactly N of them True: who survives, members first.
 

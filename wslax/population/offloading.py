@@ -21,10 +21,11 @@ def offload(population: Params) -> Params:
     `evaluate` (with `chunk=`), `ws.evolve.genome_init` and the strategies `genome` and
     `genetic_algorithm` take it, alone or in `ws.evolve.run`: what they make lies on the host too,
     and the device holds a few chunks of rows at a time. Random draws, and what is computed
-    elementwise, are the same bits as on the device. For other functions it is a numpy array.
+    elementwise, are the same bits as on the device. For other functions it is a numpy array; other
+    strategies refuse it.
 
-    A strategy writes survivors into it, as into a donated array, and so does `run`, which does not
-    copy it.
+    A strategy's `tell` writes survivors into it, as into a donated array, and so does `run`, which
+    does not copy it.
 
     Args:
       population: N members, of any dtype but JAX keys. JAX arrays are copied to the host; numpy

@@ -130,7 +130,7 @@ def row(population: Params, i: Array) -> Params:
         {'w': Array(2., dtype=float32)}
     """
     if offloaded(population):
-        return jax.tree.map(lambda x: jnp.asarray(x[int(i)]), population)
+        return jax.tree.map(lambda x: jnp.array(x[int(i)]), population)
     return _row(population, jnp.asarray(i, jnp.int32))
 
 
