@@ -1,5 +1,6 @@
 """Children from chosen parents: first the rows are fetched, then each device makes its own."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from wslax import tree
 from wslax.evolve.strategy import empty, fill
 from wslax.population import size
+from wslax.population.offloading import offloaded, stream, write
 from wslax.population.ring import AXIS, ROWS, WHOLE, devices, fetch, local
 from wslax.typing import Array, Params
 
@@ -41,7 +43,8 @@ def breed(
     """Write children of chosen parents into slots of a buffer, a few at a time and in place.
 
     Under a mesh with an axis `population` each device makes the children of its own slots, and only
-    their parents travel (`ws.population.fetch`). The bits do not depend on it.
+    their parents travel (`ws.population.fetch`). In an offloaded buffer each chunk is a program of
+    its own, and the device holds no more than two. The bits do not depend on it.
 
     Args:
       buffer: leaves `[C, ...]`.
@@ -49,7 +52,8 @@ def breed(
       parents: int32 `[children, k]`, rows of `source`.
       chunk: how many children a step; static.
       make: `(slots int32[chunk], rows [chunk, k, ...], shared) -> leaves [chunk, ...]`; what it
-        gives for a slot must not depend on the chunk.
+        gives for a slot must not depend on the chunk. Keep one function object: of an offloaded
+        buffer the compiled program belongs to it.
       shared: all other arrays that `make` reads, whole on every device; what it closes over must be
         no tracer.
       source: leaves `[N, ...]`; default the buffer itself.
@@ -67,6 +71,11 @@ def breed(
     count, arity = parents.shape
     stop = start + count
     if count == 0:
+        return buffer
+    if offloaded(buffer):
+        program = lambda at, rows: _made(make, start + at, rows, shared)
+        held = buffer if source is None else source
+        stream(program, held, parents, chunk, lambda at, born: write(buffer, start + at, born))
         return buffer
     if devices() == 1:
 
@@ -108,3 +117,8 @@ def breed(
         return jax.lax.fori_loop(0, -(-(high - low) // step), some, buffer)
 
     return local(own, (ROWS, ROWS, WHOLE))(buffer, rows, shared)
+
+
+@functools.partial(jax.jit, static_argnames="make")
+def _made(make: Make, slots: Any, rows: Params, shared: Any) -> Params:
+    return make(slots, rows, shared)

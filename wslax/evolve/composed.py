@@ -15,6 +15,7 @@ from wslax.evolve.crossover import Crossover, linear
 from wslax.evolve.generation import Survive, coefficients, crossed, owned, settle
 from wslax.evolve.mutation import gaussian
 from wslax.evolve.selection import roulette
+from wslax.evolve.staging import Staged
 from wslax.evolve.strategy import Evaluation, Info, Members, Strategy, empty, members
 from wslax.evolve.succession import plus
 from wslax.globs import hashable
@@ -61,30 +62,33 @@ def by_roulette(key: Key, members: Members, count: int) -> Array:
     return jnp.broadcast_to(drawn, (count, 2))
 
 
-def _made(plan: Plan, mine: Params) -> Make:
+@functools.lru_cache(maxsize=128)
+def _made(plan: Plan) -> Make:
     """`(slots, pairs, (key, coef, ids)) -> children`, crossed and mutated."""
 
-    def mutated(mutate: Mutate, key: Key, child: Params, id_: Array) -> Params:
+    def mutated(mutate: Mutate, mine: Params, key: Key, child: Params, id_: Array) -> Params:
         new = mutate(key, child, member=id_)
         tree.check_like(new, child, "the mutant", "the child")
         return jax.tree.map(lambda x, y, mine: x if mine else y, new, child, mine)
 
     def make(slots: Array, pairs: Params, shared: Any) -> Params:
         key, _, ids = shared
+        mine = owned(pairs, plan.where)
         if plan.crossover is None:
             young = jax.tree.map(lambda x: x[:, 0], pairs)
         else:
-            young = crossed(plan.crossover, mine)(slots, pairs, shared)
+            young = crossed(plan.crossover, plan.where)(slots, pairs, shared)
         if plan.mutate is None:
             return young
-        return jax.vmap(functools.partial(mutated, plan.mutate, key))(young, ids[slots])
+        return jax.vmap(functools.partial(mutated, plan.mutate, mine, key))(young, ids[slots])
 
     return make
 
 
-def _ask(plan: Plan, key: Key, state: State) -> tuple[Params, State]:
+@functools.partial(jax.jit, static_argnames="plan")
+def _drawn(plan: Plan, key: Key, state: State) -> tuple[Array, Array, Array]:
+    """Couples of parents, their shares and the ids of their children."""
     now, total = state.members, state.parents.shape[0]
-    key = as_key(key)
     ids = state.next_id + jnp.arange(total, dtype=jnp.uint32)
     couples = jnp.asarray(plan.select(key, now, total))
     if couples.shape != (total, 2) or not jnp.issubdtype(couples.dtype, jnp.integer):
@@ -92,10 +96,15 @@ def _ask(plan: Plan, key: Key, state: State) -> tuple[Params, State]:
             f"select: expected the indices of two parents a child, int[{total},2], got "
             f"{tree.aval(couples)}"
         )
-    coef = coefficients(now.fitness, couples)
-    make = _made(plan, owned(now.params, plan.where))
-    children = empty(now.params, room(total))
-    children = breed(children, 0, couples, plan.chunk, make, (key, coef, ids), now.params)
+    return couples, coefficients(now.fitness, couples), ids
+
+
+def _ask(plan: Plan, key: Key, state: State) -> tuple[Params, State]:
+    now, key = state.members, as_key(key)
+    couples, coef, ids = _drawn(plan, key, state)
+    children = empty(now.params, room(len(ids)))
+    make, shared = _made(plan), (key, coef, ids)
+    children = breed(children, 0, couples, plan.chunk, make, shared, now.params)
     return children, state._replace(parents=now.ids[couples])
 
 
@@ -108,8 +117,8 @@ def _tell(
 
 
 @functools.lru_cache(maxsize=128)
-def _program(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    return jax.jit(functools.partial(_ask, plan)), jax.jit(functools.partial(_tell, plan))
+def _program(plan: Plan) -> tuple[Staged, Staged]:
+    return Staged(functools.partial(_ask, plan)), Staged(functools.partial(_tell, plan))
 
 
 def genetic_algorithm(
@@ -150,7 +159,8 @@ def genetic_algorithm(
       elite: how many of the best stay whatever `survive` says.
       where: globs of the leaves that are crossed and mutated; others, and integer, bool and key
         leaves, come from the first parent.
-      chunk: how many children are made at a time; memory and speed depend on it.
+      chunk: how many children are made at a time; memory and speed depend on it. Of an offloaded
+        population so many are on the device, and the weights that `select` or `survive` reads.
 
     Returns:
       The strategy; its state has `members`, `parents` and `next_id`. A population of one evolves by
@@ -194,7 +204,7 @@ def genetic_algorithm(
     plan = Plan(select, crossover, mutate, survive, elite, hashable(where), chunk)
 
     def init(key: Key, population: Params, evaluation: Array | Evaluation) -> State:
-        first = members(population, evaluation)
+        first = members(population, evaluation, streams=True)
         n = size(population)
         owned(population, plan.where)
         parents = jnp.zeros((children or n, 2), jnp.uint32)

@@ -14,6 +14,7 @@ from wslax.evolve.breeding import Make, breed, room
 from wslax.evolve.crossover import Crossover, cross
 from wslax.evolve.mutation import check_rate, gaussian
 from wslax.evolve.selection import ranked, roulette, shares, tournament
+from wslax.evolve.staging import Staged
 from wslax.evolve.strategy import (
     Evaluation,
     Info,
@@ -156,13 +157,20 @@ def settle(
     born = newborn(old, children, evaluation, ids)
     # Slots behind the children are there for the devices' sake (`room`): nobody is in them.
     new = jax.tree.map(lambda x: x[:total], born) if slots > total else born
-    fitness, every_id = both(old, new)
-    stay = survive(key, old, new, state.parents).astype(jnp.int32)
-    first = jnp.concatenate([ranked(fitness, every_id)[:elite], stay])
-    living = alive(first, fitness, every_id, old.ids.shape[0])
+    living = _living(survive, elite, key, old, new, state.parents)
     now, places = place(old, born, jnp.pad(living, (0, slots - total)))
     info = report(now, new.ids, state.parents, new.fitness, places[:total])
     return state._replace(members=now, next_id=state.next_id + np.uint32(total)), info
+
+
+@functools.partial(jax.jit, static_argnames=("survive", "elite"))
+def _living(
+    survive: Survive, elite: int, key: Key, old: Members, new: Members, parents: Array
+) -> Array:
+    fitness, ids = both(old, new)
+    stay = survive(key, old, new, parents).astype(jnp.int32)
+    first = jnp.concatenate([ranked(fitness, ids)[:elite], stay])
+    return alive(first, fitness, ids, old.ids.shape[0])
 
 
 def following(next_id: Array, ids: PerMember) -> Array:
@@ -187,11 +195,13 @@ def duel(
     return state._replace(members=now, next_id=state.next_id + np.uint32(n)), info
 
 
-def crossed(crossover: Crossover, mine: Params) -> Make:
+@functools.lru_cache(maxsize=128)
+def crossed(crossover: Crossover, where: Where) -> Make:
     """`(slots, pairs, (key, coef, ids)) -> children`: merges, each with a key of its own."""
 
     def make(slots: Array, pairs: Params, shared: Any) -> Params:
         key, coef, ids = shared
+        mine = owned(pairs, where)
 
         def one(pair: Params, coef: Array, id_: Array) -> Params:
             return cross(crossover, jax.random.fold_in(key, id_), pair, coef, mine)
@@ -201,11 +211,13 @@ def crossed(crossover: Crossover, mine: Params) -> Make:
     return make
 
 
-def _mutants(plan: Plan, mine: Params) -> Make:
+@functools.lru_cache(maxsize=128)
+def _mutants(plan: Plan) -> Make:
     """`(slots, rows, (key, sigma, ids)) -> mutants` of the one parent that each has."""
 
     def make(slots: Array, rows: Params, shared: Any) -> Params:
         key, sigma, ids = shared
+        mine = owned(rows, plan.where)
 
         def one(row: Params, id_: Array) -> Params:
             parent = jax.tree.map(lambda x: x[0], row)
@@ -222,11 +234,22 @@ def _shuffled(key: Key, what: str, n: int, count: int) -> Array:
     return jnp.argsort(words)[:count].astype(jnp.int32)
 
 
-def ask(plan: Plan, key: Key, state: Any) -> tuple[Params, Any]:
-    """The children of a generation: merges, then mutants of members, then mutants of merges.
+class Drawn(NamedTuple):
+    """Who breeds: merges of `couples` by `coef`, mutants of members `lone` and of merges `again`.
 
-    The state has the fields of a `State`.
+    `ids` are the children's, `parents` those of their parents.
     """
+
+    couples: Array
+    coef: Array
+    lone: Array
+    again: Array
+    ids: Array
+    parents: Array
+
+
+@functools.partial(jax.jit, static_argnames="plan")
+def _drawn(plan: Plan, key: Key, state: Any) -> Drawn:
     now = state.members
     n, total = now.ids.shape[0], state.parents.shape[0]
     merges, of_members, of_children = counts(plan, n)
@@ -238,34 +261,46 @@ def ask(plan: Plan, key: Key, state: Any) -> tuple[Params, Any]:
     coef = coefficients(now.fitness, couples)
     lone = ranked(now.fitness, now.ids)[_shuffled(key, "mutated members", n, of_members)]
     again = _shuffled(key, "mutated children", merges, of_children)
-
-    mine, key = owned(now.params, plan.where), as_key(key)
-    merge = plan.chunk, crossed(plan.crossover, mine), (key, coef, ids)
-    mutate = plan.chunk, _mutants(plan, mine), (key, state.sigma, ids)
-    children = empty(now.params, room(total))
-    children = breed(children, 0, couples, *merge, now.params)
-    children = breed(children, merges, lone[:, None], *mutate, now.params)
-    children = breed(children, merges + of_members, again[:, None], *mutate)
     alone = jnp.concatenate([now.ids[lone], ids[again]])
     parents = jnp.concatenate([now.ids[couples], jnp.stack([alone, alone], 1)])
-    return children, state._replace(parents=parents)
+    return Drawn(couples, coef, lone, again, ids, parents)
+
+
+def ask(plan: Plan, key: Key, state: Any) -> tuple[Params, Any]:
+    """The children of a generation: merges, then mutants of members, then mutants of merges.
+
+    The state has the fields of a `State`.
+    """
+    population, drawn, key = state.members.params, _drawn(plan, key, state), as_key(key)
+    merges, others = len(drawn.couples), len(drawn.lone)
+    merge = plan.chunk, crossed(plan.crossover, plan.where), (key, drawn.coef, drawn.ids)
+    mutate = plan.chunk, _mutants(plan), (key, state.sigma, drawn.ids)
+    children = empty(population, room(len(drawn.ids)))
+    children = breed(children, 0, drawn.couples, *merge, population)
+    children = breed(children, merges, drawn.lone[:, None], *mutate, population)
+    children = breed(children, merges + others, drawn.again[:, None], *mutate)
+    return children, state._replace(parents=drawn.parents)
 
 
 def tell(
     plan: Plan, key: Key, state: State, children: Params, evaluation: Array | Evaluation
 ) -> tuple[State, Info]:
     """Elites of parents and children together, then tournaments without replacement."""
-
-    def survive(key: Key, old: Members, new: Members, parents: Array) -> Array:
-        fitness, ids = both(old, new)
-        count = old.ids.shape[0] - spare
-        return tournament(key, fitness, count, size=plan.tournament, spare=spare, ids=ids)
-
     spare = elites(plan, state.members.ids.shape[0])
-    return settle(survive, key, state, children, evaluation, spare)
+    return settle(_winners(plan.tournament, spare), key, state, children, evaluation, spare)
 
 
 @functools.lru_cache(maxsize=128)
-def program(plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """`ask` and `tell` of a plan, jitted: the same objects for the same plan, compiled once."""
-    return jax.jit(functools.partial(ask, plan)), jax.jit(functools.partial(tell, plan))
+def _winners(size: int, spare: int) -> Survive:
+    def survive(key: Key, old: Members, new: Members, parents: Array) -> Array:
+        fitness, ids = both(old, new)
+        count = old.ids.shape[0] - spare
+        return tournament(key, fitness, count, size=size, spare=spare, ids=ids)
+
+    return survive
+
+
+@functools.lru_cache(maxsize=128)
+def program(plan: Plan) -> tuple[Staged, Staged]:
+    """`ask` and `tell` of a plan: the same objects for the same plan, compiled once."""
+    return Staged(functools.partial(ask, plan)), Staged(functools.partial(tell, plan))

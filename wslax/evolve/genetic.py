@@ -6,7 +6,7 @@ from wslax import random
 from wslax.errors import WeightSpaceError
 from wslax.evolve.breeding import breed
 from wslax.evolve.crossover import Crossover, linear
-from wslax.evolve.generation import State, crossed, owned, planned, program, unborn
+from wslax.evolve.generation import State, crossed, planned, program, unborn
 from wslax.evolve.selection import pairs
 from wslax.evolve.strategy import Evaluation, Strategy, empty, members
 from wslax.globs import hashable
@@ -56,7 +56,7 @@ def genome(
       where: globs of the leaves that are crossed and mutated; others, and integer, bool and key
         leaves, come from the first parent (the one drawn first).
       chunk: how many children are made at a time. Bits do not depend on it, memory and speed do:
-        8 is best on a CPU.
+        8 is best on a CPU. Of an offloaded population so many are on the device.
 
     Returns:
       The strategy. Its state has `members`, `parents`, `next_id` and `sigma`. Peak memory of a
@@ -95,7 +95,7 @@ def genome(
 
     def init(key: Key, population: Params, evaluation: Array | Evaluation) -> State:
         """The first state; draws nothing. `population` may share memory with it."""
-        first = members(population, evaluation)
+        first = members(population, evaluation, streams=True)
         next_id = jnp.asarray(size(population), jnp.uint32)
         return State(first, unborn(plan, population), next_id, jnp.asarray(sigma, jnp.float32))
 
@@ -140,6 +140,6 @@ def genome_init(
     parents = pairs(key, size(experts), n)
     u = 1 - random.uniform(random.bits(key, "evolve/weights", 2 * n, xp=jnp)).reshape(n, 2)
     coef = u / u.sum(1, keepdims=True)
-    make = crossed(crossover, owned(experts, hashable(where)))
+    make = crossed(crossover, hashable(where))
     shared = as_key(key), coef, jnp.arange(n, dtype=jnp.uint32)
     return breed(empty(experts, n), 0, parents, chunk, make, shared, experts)

@@ -12,9 +12,11 @@ import numpy as np
 from wslax.errors import WeightSpaceError
 from wslax.evolve import checkpoint
 from wslax.evolve.judging import Direction, inward, outward
+from wslax.evolve.staging import Staged, check_streams
 from wslax.evolve.strategy import Evaluation, Info, Members, Strategy
 from wslax.population import processes
 from wslax.population.members import as_key, size
+from wslax.population.offloading import Offloaded, offloaded, write
 from wslax.population.ring import row
 from wslax.typing import Array, Key, Params
 
@@ -83,7 +85,8 @@ def run(
 
     Args:
       strategy: as `ws.evolve.genome()`.
-      population: leaves `[N, ...]`; copied, so it stays usable.
+      population: leaves `[N, ...]`; copied, so it stays usable. One that `ws.population.offload`
+        made is not copied: the run goes on in its memory.
       evaluate: `population -> [members]` or an `Evaluation`; called with N members at the beginning
         and with the children of each generation. Any Python function: wrap it in `jax.jit` if it
         can be, in `each` if it takes one member. What is not finite marks a member that failed.
@@ -109,7 +112,8 @@ def run(
       WeightSpaceError: if `direction` is neither, `segment` is below 1, `evaluate` returns another
         shape than one number a member, no member of the first population has a fitness, the folder
         holds something else, or its run was begun with another key or direction, or with a
-        population or strategy of other shapes.
+        population or strategy of other shapes; if the population is offloaded and the strategy
+        does not serve it, or `segment` is above 1.
 
     Example:
         >>> import jax.numpy as jnp, wslax as ws
@@ -129,6 +133,10 @@ def run(
         raise WeightSpaceError(f"segment: expected at least 1 generation, got {segment}")
     if resume and folder is None:
         raise WeightSpaceError("resume: name the folder of the run to go on with")
+    if offloaded(population):
+        check_streams(isinstance(strategy.ask, Staged))
+        if segment > 1:
+            raise WeightSpaceError(f"segment: of an offloaded population only 1, got {segment}")
     with processes.over(population):
         return _run(
             strategy, population, evaluate, as_key(key), generations, direction, fitness, segment,
@@ -200,10 +208,11 @@ def _step(
     numbers: Any,
 ) -> tuple[Any, Info]:  # fmt: skip
     """One generation from Python."""
-    now = jax.random.fold_in(key, numbers[0])
-    state, children = _asked(ask, now, state)
-    found = inward(direction, processes.host(evaluate(children)), size(children))
-    state, info = _told(tell, now, state, children, _plain(found))
+    now, streams = jax.random.fold_in(key, numbers[0]), offloaded(state)
+    state, children = ask(now, state)[::-1] if streams else _asked(ask, now, state)
+    found = _plain(inward(direction, processes.host(evaluate(children)), size(children)))
+    after = (now, state, children, found)
+    state, info = tell(*after) if streams else _told(tell, *after)
     return state, jax.tree.map(lambda x: x[None], info)
 
 
@@ -226,9 +235,13 @@ def _segment(
 
 
 @jax.jit
+def _copy(state: Any) -> Any:
+    return jax.tree.map(jnp.copy, state)
+
+
 def _copied(state: Any) -> Any:
     """A copy that may be overwritten; under a mesh all of it lies there."""
-    return jax.tree.map(jnp.copy, state)
+    return state if offloaded(state) else _copy(state)
 
 
 def _plain(evaluation: Evaluation) -> Array | Evaluation:
@@ -255,8 +268,13 @@ def _resumed(
             )
     first = {k: jnp.zeros(*aval) for k, aval in notes["first"].items()}
     like = strategy.init(key, population, _plain(Evaluation(**first)))
-    parts = checkpoint.read(file, {"state": jax.tree.map(jnp.asarray, like)})
-    return _copied(parts.pop("state")), {"history": {}, **parts}, notes
+    on_device = lambda x: x if isinstance(x, Offloaded) else jnp.asarray(x)
+    parts = checkpoint.read(file, {"state": jax.tree.map(on_device, like)})
+    state = parts.pop("state")
+    if offloaded(like):
+        write(like.members.params, 0, state.members.params)
+        state = state._replace(members=state.members._replace(params=like.members.params))
+    return _copied(state), {"history": {}, **parts}, notes
 
 
 def _seen(direction: Direction, members: Any) -> Any:

@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from wslax import tree
 from wslax.errors import WeightSpaceError
 from wslax.evolve.leading import leader
-from wslax.population import devices, fetch, size
+from wslax.evolve.staging import check_streams
+from wslax.population import devices, fetch, offload, size
+from wslax.population.offloading import Offloaded, offloaded, write
 from wslax.population.ring import everywhere
 from wslax.typing import Array, Params, PerMember, Population
 
@@ -112,15 +115,17 @@ class Info(NamedTuple):
     failed: Array
 
 
-def members(population: Params, evaluation: Array | Evaluation) -> Members:
+def members(population: Params, evaluation: Array | Evaluation, streams: bool = False) -> Members:
     """A checked population with ids 0 to N - 1.
 
     Args:
       population: leaves `[N, ...]`.
       evaluation: a fitness `[N]`, or an `Evaluation`; integers and half types become float32.
+      streams: whether the strategy serves offloaded populations.
 
     Raises:
-      WeightSpaceError: if a leaf has another leading size, or there is no leaf or member.
+      WeightSpaceError: if a leaf has another leading size, or there is no leaf or member; if the
+        population is offloaded and the strategy does not serve it.
 
     Example:
         >>> import jax.numpy as jnp
@@ -132,7 +137,11 @@ def members(population: Params, evaluation: Array | Evaluation) -> Members:
     fitness = jnp.asarray(fitness)
     fitness = fitness.astype(tree.wide(fitness))
     ids = jnp.arange(n, dtype=jnp.uint32)
-    population = jax.tree.map(jnp.asarray, population)
+    if offloaded(population):
+        check_streams(streams)
+        population = offload(population)
+    else:
+        population = jax.tree.map(jnp.asarray, population)
     return Members(population, everywhere(fitness), everywhere(ids), scores, descriptors)
 
 
@@ -202,6 +211,8 @@ def empty(population: Population, n: int) -> Params:
     """
 
     def slots(x: Array) -> Array:
+        if isinstance(x, Offloaded):
+            return np.zeros((n, *x.shape[1:]), x.dtype).view(Offloaded)
         if tree.is_key(x):
             return jnp.repeat(x[:1], n, axis=0)
         return jax.lax.full_like(x, 0, shape=(n, *x.shape[1:]))
@@ -257,10 +268,10 @@ def place(old: Any, children: Any, alive: Array) -> tuple[Any, Array]:
     """Write the surviving children into the slots of the members that did not survive.
 
     In place, so that a donated population is never held twice: one member at a time, or under a
-    mesh with an axis `population` by `ws.population.fetch`.
+    mesh with an axis `population` by `ws.population.fetch`. Offloaded members are overwritten.
 
     Args:
-      old: N members: `Members`, or another tuple with `ids`.
+      old: N members: `Members`, or another tuple with `ids` and `params`.
       children: C members of the same kind.
       alive: bool `[N + C]`, exactly N of them True: who survives, members first.
 
@@ -275,6 +286,18 @@ def place(old: Any, children: Any, alive: Array) -> tuple[Any, Array]:
         >>> kept.params.tolist(), kept.ids.tolist(), slots.tolist()
         ([0.0, 7.0, 2.0], [0, 3, 2], [1])
     """
+    if not offloaded(old.params):
+        return _place(old, children, alive)
+    thin = (x._replace(params=()) for x in (old, children))
+    now, taken = _place(*thin, alive)
+    for c, slot in enumerate(np.asarray(taken).tolist()):
+        if slot >= 0:
+            write(old.params, slot, jax.tree.map(lambda x, c=c: x[c : c + 1], children.params))
+    return now._replace(params=old.params), taken
+
+
+@jax.jit
+def _place(old: Any, children: Any, alive: Array) -> tuple[Any, Array]:
     n = old.ids.shape[0]
     losers = jnp.argsort(alive[:n], stable=True).astype(jnp.int32)
     born = alive[n:]
@@ -329,6 +352,7 @@ def choose(rows: Array, new: Population, old: Population) -> Population:
     return jax.tree.map(of, new, old)
 
 
+@jax.jit
 def report(now: Members, ids: Array, parents: Array, fitness: Array, slots: Array) -> Info:
     """The `Info` of a generation that ended in `now`.
 

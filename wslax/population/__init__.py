@@ -12,6 +12,7 @@ from wslax.population.members import (
     take,
     unstack,
 )
+from wslax.population.offloading import offload
 from wslax.population.processes import host, start
 from wslax.population.ring import devices, fetch
 from wslax.population.steps import Member, Trainer, step_from_loss
@@ -30,6 +31,7 @@ __all__ = [
     "init",
     "load",
     "member",
+    "offload",
     "save",
     "shard",
     "size",

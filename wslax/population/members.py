@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from wslax import tree
 from wslax.errors import WeightSpaceError
+from wslax.population.offloading import offloaded, stream
 from wslax.trace.leaves import is_factored, own
 from wslax.typing import Array, Key, Params, Scalar
 
@@ -247,7 +248,7 @@ def evaluate(
     Args:
       fn: `(params, *args) -> outputs`, traceable. Keep one function object: the compiled program
         belongs to it.
-      population: N members.
+      population: N members; offloaded ones go to the device chunk by chunk.
       *args: arrays shared by all members (data, labels, a key).
       chunk: how many members at a time; None for all at once. Memory is that of one chunk.
         Elementwise results are the same bits, matrix products agree within rounding. On a CPU
@@ -257,7 +258,8 @@ def evaluate(
       `fn`'s outputs with a leading member axis.
 
     Raises:
-      WeightSpaceError: if the chunk is below 1 or the population has no member axis.
+      WeightSpaceError: if the chunk is below 1, or None where the population is offloaded; if the
+        population has no member axis.
 
     Example:
         >>> import jax.numpy as jnp
@@ -267,6 +269,8 @@ def evaluate(
     size(population)
     if chunk is not None and chunk < 1:
         raise WeightSpaceError(f"chunk: expected at least 1, got {chunk}")
+    if offloaded(population):
+        return _streamed(fn, population, args, chunk)
 
     return _evaluate(fn, population, args, chunk, axis_of(population))
 
@@ -288,6 +292,24 @@ def _evaluate(
     specs = (rows, PartitionSpec())
     each = jax.shard_map(each, mesh=mesh, in_specs=specs, out_specs=rows, check_vma=False)
     return each(population, args)
+
+
+def _streamed(fn: Callable[..., Any], population: Any, args: Any, chunk: int | None) -> Any:
+    """`evaluate` where the population is offloaded; what `fn` gives stays on the device."""
+    if chunk is None:
+        raise WeightSpaceError(
+            "chunk: an offloaded population needs it: how many members are on the device at a time"
+        )
+    n, parts = size(population), []
+
+    def take(first: int, found: Any) -> None:
+        again = len(parts) * min(chunk, n) - first  # the last chunk starts early
+        parts.append(jax.tree.map(lambda x: x[again:], found))
+
+    stream(
+        lambda _, rows: _evaluate(fn, rows, args, None, None), population, np.arange(n), chunk, take
+    )
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
 
 
 def axis_of(population: Params) -> tuple[Any, Any] | None:

@@ -16,6 +16,7 @@ from jax.sharding import AxisType, PartitionSpec
 from wslax import tree
 from wslax.errors import WeightSpaceError
 from wslax.population.members import size
+from wslax.population.offloading import offloaded
 from wslax.typing import Array, Params
 
 AXIS = "population"
@@ -136,6 +137,8 @@ def row(population: Params, i: Array) -> Params:
         >>> row({"w": jnp.array([1.0, 2.0])}, jnp.array(1))
         {'w': Array(2., dtype=float32)}
     """
+    if offloaded(population):
+        return jax.tree.map(lambda x: jnp.array(x[int(i)]), population)
     return _row(population, jnp.asarray(i, jnp.int32))
 
 
