@@ -26,11 +26,12 @@ tells praise from which of 1,000 words a sentence has; the base reads 3,000 sent
 50), the experts 50 steps of one kind each: with a word of contrast, else with a negation, else of
 fewer than 16 words, else longer. The unseen condition is every other word left out, of all kinds.
 Fitness is the accuracy on 200 validation examples, 50 of each task: windows with one character to
-tell, or sentences. Figures are accuracies. Trials were on seed 99, not among the recorded: 1,000 to
-4,000 steps of the plays' base, beside them a transformer of width 32, which was no better and ten
-times as slow, both before any merge was made; all other settings are the first tried. The paper's
-members are LoRA adapters of one Gemma-2-2b; here all weights of small nets trained from nothing are
-crossed. A base has read more than an expert, and is in the second table.
+tell, or sentences. Figures are accuracies. Trials were on seeds 98 and 99, not among the recorded:
+1,000 to 4,000 steps of the plays' base, beside them a transformer of width 32, which had the same
+loss after 4,000 steps and took ten times as long, both before any merge was made; all other
+settings are the first tried. The paper's members are LoRA adapters of one Gemma-2-2b; here all
+weights of small nets trained from nothing are crossed. A base has read more than an expert, and is
+in the second table.
 """
 KEPT = ("base", "experts, each on its own task", "ensemble of the experts")
 
