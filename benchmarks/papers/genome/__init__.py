@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -103,8 +103,9 @@ def bred(family: Family, experts: Any, seed: int, size: int, strategy: ws.evolve
 
 def vote(family: Family, members: Any, part: Any) -> float:
     """Accuracy of the majority of members, ties to the lower class."""
-    said = lambda x: jax.vmap(lambda p: family.net.apply(p, x).argmax(-1))(members)
-    hits = lambda x, y: (jax.nn.one_hot(said(x), 10).sum(0).argmax(-1) == y).mean()
+    logits = lambda x: jax.vmap(lambda p: family.net.apply(p, x))(members)
+    voices = lambda z: jax.nn.one_hot(z.argmax(-1), z.shape[-1]).sum(0)
+    hits = lambda x, y: (voices(logits(x)).argmax(-1) == y).mean()
     return float(jax.vmap(hits)(*part).mean())
 
 
@@ -166,15 +167,20 @@ def claims(data: str, columns: Mapping[str, list[float]]) -> list[Claim]:
     ]
 
 
-def measure(seeds: int) -> Outcome:
-    mine, missing = available()
-    for text in missing:
-        print(text, file=sys.stderr)
+def compared(cases: Sequence[Case], seeds: int, missing: Sequence[str]) -> Outcome:
+    """Claims and figures of every case."""
     told, columns = [], {}
-    for one in (near(), *map(far, mine)):
+    for one in cases:
         rows, name = [accuracies(one, seed) for seed in range(seeds)], one.whole.name
         columns[name] = {model: [row[model] for row in rows] for model in rows[0]}
         told += claims(name, columns[name])
     names = next(iter(columns.values()))
     table = [{"model": n, **{data: column[n] for data, column in columns.items()}} for n in names]
     return Outcome(told, {"Mean accuracy": table}, missing)
+
+
+def measure(seeds: int) -> Outcome:
+    mine, missing = available()
+    for text in missing:
+        print(text, file=sys.stderr)
+    return compared((near(), *map(far, mine)), seeds, missing)
