@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from wslax import tree
 from wslax.evolve.strategy import empty, fill
 from wslax.population import size
+from wslax.population.int8 import in_float32, quantized
 from wslax.population.offloading import offloaded, stream, write
 from wslax.population.ring import AXIS, ROWS, WHOLE, devices, fetch, local
 from wslax.typing import Array, Params
@@ -45,6 +46,7 @@ def breed(
     Under a mesh with an axis `population` each device makes the children of its own slots, and only
     their parents travel (`ws.population.fetch`). In an offloaded buffer each chunk is a program of
     its own, and the device holds no more than two. The bits do not depend on it.
+    Quantized rows are float32 for `make`.
 
     Args:
       buffer: leaves `[C, ...]`.
@@ -72,6 +74,8 @@ def breed(
     stop = start + count
     if count == 0:
         return buffer
+    if quantized(buffer):
+        make = in_float32(make)
     if offloaded(buffer):
         program = lambda at, rows: _made(make, start + at, rows, shared)
         held = buffer if source is None else source

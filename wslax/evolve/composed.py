@@ -12,7 +12,7 @@ from wslax import tree
 from wslax.errors import WeightSpaceError
 from wslax.evolve.breeding import Make, breed, room
 from wslax.evolve.crossover import Crossover, linear
-from wslax.evolve.generation import Survive, coefficients, crossed, owned, settle
+from wslax.evolve.generation import Survive, check_where, coefficients, crossed, owned, settle
 from wslax.evolve.mutation import gaussian
 from wslax.evolve.selection import roulette
 from wslax.evolve.staging import Staged
@@ -204,9 +204,9 @@ def genetic_algorithm(
     plan = Plan(select, crossover, mutate, survive, elite, hashable(where), chunk)
 
     def init(key: Key, population: Params, evaluation: Array | Evaluation) -> State:
-        first = members(population, evaluation, streams=True)
+        first = members(population, evaluation, served=True)
         n = size(population)
-        owned(population, plan.where)
+        check_where(population, plan.where)
         parents = jnp.zeros((children or n, 2), jnp.uint32)
         return State(first, parents, jnp.asarray(np.uint32(n)))
 

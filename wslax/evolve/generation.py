@@ -27,6 +27,7 @@ from wslax.evolve.strategy import (
 )
 from wslax.evolve.succession import both
 from wslax.globs import hashable
+from wslax.population.int8 import dequantize
 from wslax.population.members import as_key, size
 from wslax.typing import Array, Key, Params, PerMember, Population, Where
 
@@ -102,7 +103,7 @@ def unborn(plan: Plan, population: Population) -> Array:
     Raises:
       WeightSpaceError: if there would be none, or `where` picks nothing.
     """
-    owned(population, plan.where)
+    check_where(population, plan.where)
     n = size(population)
     children = sum(counts(plan, n))
     if children == 0:
@@ -122,6 +123,11 @@ def owned(population: Population, where: Where) -> Params:
     """The leaves that operators may change: floating ones that `where` picks."""
     picked = tree.picked(population, where)
     return jax.tree.map(lambda x, mine: mine and tree.is_float(x), population, picked)
+
+
+def check_where(population: Population, where: Where) -> None:
+    """Raise if `where` picks nothing."""
+    tree.picked(jax.eval_shape(dequantize, population), where)
 
 
 def coefficients(fitness: PerMember, couples: Array) -> Array:

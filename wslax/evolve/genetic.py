@@ -95,7 +95,7 @@ def genome(
 
     def init(key: Key, population: Params, evaluation: Array | Evaluation) -> State:
         """The first state; draws nothing. `population` may share memory with it."""
-        first = members(population, evaluation, streams=True)
+        first = members(population, evaluation, served=True)
         next_id = jnp.asarray(size(population), jnp.uint32)
         return State(first, unborn(plan, population), next_id, jnp.asarray(sigma, jnp.float32))
 

@@ -12,6 +12,7 @@ from wslax import tree
 from wslax.errors import WeightSpaceError
 from wslax.evolve.strategy import Evaluation, told
 from wslax.population import size, unstack
+from wslax.population.int8 import dequantize
 from wslax.typing import Array, Params
 
 Direction = Literal["maximize", "minimize"]
@@ -46,7 +47,7 @@ def each(judge: Callable[[Params], Any]) -> Callable[[Params], Any]:
         found = np.full(size(population), np.nan, np.float32)
         for i, member in enumerate(unstack(population)):
             try:
-                found[i] = float(judge(member))
+                found[i] = float(judge(dequantize(member)))
             except Exception as error:
                 warnings.warn(f"member {i} failed: {error!r}", stacklevel=2)
         return found

@@ -12,9 +12,10 @@ import numpy as np
 from wslax.errors import WeightSpaceError
 from wslax.evolve import checkpoint
 from wslax.evolve.judging import Direction, inward, outward
-from wslax.evolve.staging import Staged, check_streams
+from wslax.evolve.staging import Staged, check_form
 from wslax.evolve.strategy import Evaluation, Info, Members, Strategy
 from wslax.population import processes
+from wslax.population.int8 import dequantize
 from wslax.population.members import as_key, size
 from wslax.population.offloading import Offloaded, offloaded, write
 from wslax.population.ring import row
@@ -59,7 +60,7 @@ class Run(NamedTuple):
             return self.state.top[0]
         fitness = processes.host(self.members.fitness)
         pick = np.nanargmin if self.direction == "minimize" else np.nanargmax
-        return row(self.members.params, jnp.asarray(pick(fitness)))
+        return dequantize(row(self.members.params, jnp.asarray(pick(fitness))))
 
 
 def run(
@@ -133,10 +134,9 @@ def run(
         raise WeightSpaceError(f"segment: expected at least 1 generation, got {segment}")
     if resume and folder is None:
         raise WeightSpaceError("resume: name the folder of the run to go on with")
-    if offloaded(population):
-        check_streams(isinstance(strategy.ask, Staged))
-        if segment > 1:
-            raise WeightSpaceError(f"segment: of an offloaded population only 1, got {segment}")
+    check_form(population, isinstance(strategy.ask, Staged))
+    if offloaded(population) and segment > 1:
+        raise WeightSpaceError(f"segment: of an offloaded population only 1, got {segment}")
     with processes.over(population):
         return _run(
             strategy, population, evaluate, as_key(key), generations, direction, fitness, segment,

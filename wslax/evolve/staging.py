@@ -1,4 +1,4 @@
-"""Strategies that serve populations in the host's memory: their programs by parts."""
+"""Strategies that serve populations in the host's memory or in int8: their programs by parts."""
 
 import dataclasses
 import functools
@@ -9,6 +9,7 @@ import jax
 
 from wslax.errors import WeightSpaceError
 from wslax.population import devices
+from wslax.population.int8 import quantized
 from wslax.population.offloading import offloaded
 
 
@@ -32,21 +33,23 @@ class Staged:
         return fn(key, state, *more)
 
 
-def check_streams(streams: bool) -> None:
-    """Raise unless a strategy serves an offloaded population.
+def check_form(population: Any, served: bool) -> None:
+    """Raise if a population is offloaded or quantized and a strategy does not serve that.
 
     Example:
-        >>> check_streams(False)
+        >>> import jax.numpy as jnp, wslax as ws
+        >>> check_form(ws.population.quantize({"w": jnp.ones((2, 3))}), False)
         Traceback (most recent call last):
         ...
-        wslax.errors.WeightSpaceError: population: offloaded, which this strategy cannot ...
+        wslax.errors.WeightSpaceError: population: quantized, which this strategy does not serve...
     """
-    if not streams:
-        raise WeightSpaceError(
-            "population: offloaded, which this strategy cannot stream; give arrays on the device, "
-            "or evolve it by genome() or genetic_algorithm()"
-        )
-    if devices() > 1:
+    for form, is_so in {"offloaded": offloaded, "quantized": quantized}.items():
+        if is_so(population) and not served:
+            raise WeightSpaceError(
+                f"population: {form}, which this strategy does not serve; give floating arrays on "
+                "the device, or evolve it by genome() or genetic_algorithm()"
+            )
+    if offloaded(population) and devices() > 1:
         raise WeightSpaceError(
             "population: offloaded, which streams through one device; use no mesh, or spread the "
             "population over it by ws.population.shard"

@@ -14,7 +14,7 @@ import numpy as np
 from wslax import tree
 from wslax.errors import WeightSpaceError
 from wslax.evolve.leading import leader
-from wslax.evolve.staging import check_streams
+from wslax.evolve.staging import check_form
 from wslax.population import devices, fetch, offload, size
 from wslax.population.offloading import Offloaded, offloaded, write
 from wslax.population.ring import everywhere
@@ -115,17 +115,17 @@ class Info(NamedTuple):
     failed: Array
 
 
-def members(population: Params, evaluation: Array | Evaluation, streams: bool = False) -> Members:
+def members(population: Params, evaluation: Array | Evaluation, served: bool = False) -> Members:
     """A checked population with ids 0 to N - 1.
 
     Args:
       population: leaves `[N, ...]`.
       evaluation: a fitness `[N]`, or an `Evaluation`; integers and half types become float32.
-      streams: whether the strategy serves offloaded populations.
+      served: whether the strategy serves offloaded and quantized populations.
 
     Raises:
       WeightSpaceError: if a leaf has another leading size, or there is no leaf or member; if the
-        population is offloaded and the strategy does not serve it.
+        population is offloaded or quantized and the strategy does not serve it.
 
     Example:
         >>> import jax.numpy as jnp
@@ -137,8 +137,8 @@ def members(population: Params, evaluation: Array | Evaluation, streams: bool = 
     fitness = jnp.asarray(fitness)
     fitness = fitness.astype(tree.wide(fitness))
     ids = jnp.arange(n, dtype=jnp.uint32)
+    check_form(population, served)
     if offloaded(population):
-        check_streams(streams)
         population = offload(population)
     else:
         population = jax.tree.map(jnp.asarray, population)

@@ -1,6 +1,7 @@
 """Populations: models of one architecture as one pytree with a leading member axis."""
 
 from wslax.population.files import load, save
+from wslax.population.int8 import dequantize, quantize
 from wslax.population.members import (
     concat,
     evaluate,
@@ -24,6 +25,7 @@ __all__ = [
     "Trainer",
     "choose_strategy",
     "concat",
+    "dequantize",
     "devices",
     "evaluate",
     "fetch",
@@ -32,6 +34,7 @@ __all__ = [
     "load",
     "member",
     "offload",
+    "quantize",
     "save",
     "shard",
     "size",

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from wslax import tree
 from wslax.errors import WeightSpaceError
+from wslax.population.int8 import dequantize
 from wslax.population.offloading import offloaded, stream
 from wslax.trace.leaves import is_factored, own
 from wslax.typing import Array, Key, Params, Scalar
@@ -248,7 +249,8 @@ def evaluate(
     Args:
       fn: `(params, *args) -> outputs`, traceable. Keep one function object: the compiled program
         belongs to it.
-      population: N members; offloaded ones go to the device chunk by chunk.
+      population: N members; offloaded ones go to the device chunk by chunk, and `fn` gets quantized
+        ones in float32.
       *args: arrays shared by all members (data, labels, a key).
       chunk: how many members at a time; None for all at once. Memory is that of one chunk.
         Elementwise results are the same bits, matrix products agree within rounding. On a CPU
@@ -280,10 +282,10 @@ def _evaluate(
     fn: Callable[..., Any], population: Any, args: Any, chunk: int | None, spread: Any
 ) -> Any:
     def each(population: Any, args: Any) -> Any:
+        one = lambda member: fn(dequantize(member), *args)
         if chunk is None:
-            return jax.vmap(lambda member: fn(member, *args))(population)
-        most = min(chunk, size(population))
-        return jax.lax.map(lambda member: fn(member, *args), population, batch_size=most)
+            return jax.vmap(one)(population)
+        return jax.lax.map(one, population, batch_size=min(chunk, size(population)))
 
     if spread is None:
         return each(population, args)
