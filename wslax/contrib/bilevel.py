@@ -134,8 +134,8 @@ def scalebio(
         # Copies, so that a donated state holds no buffer twice, nor one of the caller's.
         params, follower = (jax.tree.map(jnp.array, params) for _ in range(2))
         logits = jnp.zeros(sources, jnp.float32)
-        inner = (optimizer.init(_floats(p)) for p in (params, follower))
-        states = (*inner, logits_optimizer.init(logits))
+        first, second = (optimizer.init(_floats(p)) for p in (params, follower))
+        states = first, second, logits_optimizer.init(logits)
         return State(params, follower, logits, jnp.asarray(penalty, jnp.float32), states)
 
     def step(
