@@ -72,11 +72,13 @@ def _varied(variation: Variation) -> Make:
 
     def make(slots: Array, pairs: Params, shared: Any) -> Params:
         key, ids = shared
-        one = lambda pair, id_: variation(key, pair, member=id_)
-        children = jax.vmap(one)(pairs, ids[slots])
-        parents = jax.tree.map(lambda x: x[:, 0], pairs)
-        tree.check_like(children, parents, "what variation gives", "the first parents")
-        return children
+
+        def one(pair: Params, id_: Array) -> Params:
+            child, parent = variation(key, pair, member=id_), jax.tree.map(lambda x: x[0], pair)
+            tree.check_like(child, parent, "what variation gives", "a parent")
+            return child
+
+        return jax.vmap(one)(pairs, ids[slots])
 
     return make
 
