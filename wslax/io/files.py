@@ -77,9 +77,13 @@ def _place(name: str, value: np.ndarray, leaf: Any) -> Any:
     wanted = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
     if aval(value) != aval(wanted):
         raise WeightSpaceError(f"{name}: the file has {aval(value)}, like= has {aval(wanted)}")
-    if isinstance(wanted, np.ndarray):
-        return value
-    sharding = getattr(wanted, "sharding", None)
+    return value if isinstance(wanted, np.ndarray) else _put(value, wanted)
+
+
+def _put(value: np.ndarray, leaf: Any) -> Any:
+    import jax
+
+    sharding = getattr(leaf, "sharding", None)
     return jax.device_put(value, sharding) if sharding is not None else jax.numpy.asarray(value)
 
 
@@ -94,8 +98,8 @@ def _place_key(name: str, value: np.ndarray, leaf: Any) -> Any:
             f"{name}: the file has {aval(value)}, the keys of like= are {aval(words)}"
         )
     impl = jax.random.key_impl(jax.numpy.empty((0,), leaf.dtype))
-    keys = jax.random.wrap_key_data(jax.numpy.asarray(value), impl=impl)
-    return jax.device_put(keys, getattr(leaf, "sharding", None))
+    # Words can be spread over processes, keys can not; their last axis is on each device whole.
+    return jax.random.wrap_key_data(_put(value, leaf), impl=impl)
 
 
 def _rebuild(flat: Mapping[str, np.ndarray], like: Any, path: pathlib.Path) -> Any:

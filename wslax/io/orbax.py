@@ -56,11 +56,12 @@ def saving_orbax(params: Any, path: str | os.PathLike[str]) -> Iterator[None]:
         ...     with saving_orbax({"w": jnp.ones(2)}, f"{folder}/step-10.orbax"):
         ...         pass  # train on
     """
+    import jax
     import orbax.checkpoint as ocp
 
     target = pathlib.Path(path).absolute()
     check_free(target)
-    if target.exists():
+    if target.exists() and jax.process_index() == 0:
         shutil.rmtree(target)
     with ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         checkpointer.save(target, args=ocp.args.StandardSave(params))
