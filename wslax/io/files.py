@@ -68,8 +68,6 @@ def _is_key(leaf: Any) -> bool:
 
 def _place(name: str, value: np.ndarray, leaf: Any) -> Any:
     """`value` as what `leaf` is: a key, a numpy array, or a JAX array on its sharding."""
-    import jax
-
     from wslax.tree import aval
 
     if _is_key(leaf):
