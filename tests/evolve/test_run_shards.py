@@ -53,7 +53,9 @@ def ask(key, state):
         return x + jax.random.normal(key, x.shape, x.dtype) if tree.is_float(x) else x
 
     ids = state.members.ids
-    return jax.tree.map(moved, state.members.params), state._replace(parents=jnp.stack([ids] * 2, 1))
+    return jax.tree.map(moved, state.members.params), state._replace(
+        parents=jnp.stack([ids] * 2, 1)
+    )
 
 
 def tell(key, state, children, evaluation):
@@ -128,7 +130,8 @@ def kill(*arguments, **options):
 
 @pytest.mark.parametrize("generation", [0, 3])
 @pytest.mark.parametrize(
-    ("module", "name"), [(io, "save_orbax"), (io.atomic, "sync"), (io, "save"), (io.atomic, "remove")]
+    ("module", "name"),
+    [(io, "save_orbax"), (io.atomic, "sync"), (io, "save"), (io.atomic, "remove")],
 )
 def test_a_kill_at_any_step_of_a_write_leaves_the_last_generation(
     held, whole, monkeypatch, tmp_path, module, name, generation
@@ -139,9 +142,10 @@ def test_a_kill_at_any_step_of_a_write_leaves_the_last_generation(
         return  # nothing is old
     real = getattr(module, name)
     old = lambda path: real(path) if path.name == f"evolution-{generation}.orbax" else kill()
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(module, name, old if name == "remove" else kill)
-        go(folder, generations=generation, resume=True)
+        with pytest.raises(Killed):
+            go(folder, generations=generation, resume=True)
     (folder / f"evolution-{generation}.orbax.orbax-checkpoint-tmp").mkdir(parents=True)
     end = go(folder, resume=True)
     same(end.members, whole.members)
@@ -149,11 +153,65 @@ def test_a_kill_at_any_step_of_a_write_leaves_the_last_generation(
     assert names(folder) == ["evolution-3.orbax", "evolution.safetensors"]
 
 
-def damaged_note(**changed):
+def note(**changed):
+    """Write other notes than the run's."""
+
     def damage(folder):
         file = folder / "evolution.safetensors"
-        notes = json.loads(io.open_tensors(file).metadata["run"]) | changed
-        io.save({k: np.array(v) for k, v in io.load(file).items()}, file,
-                metadata={"run": json.dumps(notes)})
+        told = json.loads(io.open_tensors(file).metadata["run"]) | changed
+        parts = {name: array.copy() for name, array in io.load(file).items()}
+        io.save(parts, file, metadata={"run": json.dumps(told)})
+
     return damage
 
+
+def lose(part):
+    """Empty files of the shards, or take the whole away."""
+
+    def damage(folder):
+        if part is None:
+            return shutil.rmtree(folder / "evolution-2.orbax")
+        for path in (folder / "evolution-2.orbax").glob(part):
+            path.write_bytes(b"")
+
+    return damage
+
+
+def lose_history(folder):
+    file = folder / "evolution.safetensors"
+    kept = {k: a.copy() for k, a in io.load(file).items() if not k.startswith("history/m")}
+    io.save(kept, file, metadata=io.open_tensors(file).metadata)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lose(None), "evolution-2.orbax: no such folder"),
+        (lose("_METADATA"), "not a whole Orbax checkpoint"),
+        (lose("d/*"), "not a whole Orbax checkpoint"),
+        (lose("array_metadatas/*"), "evolution-2.orbax"),
+        (note(generation=1), "evolution-1.orbax: no such folder"),
+        (note(generation="2/../../x"), "not the checkpoint of a run"),
+        (note(generation=None), "not the checkpoint of a run"),
+        (note(first=None), "notes do not say"),
+        (note(first={"fitness": [[-1], "float32"]}), "notes do not say"),
+        (note(first={"height": [[16], "float32"]}), "notes do not say"),
+        (lose_history, "history is not whole"),
+    ],
+)
+def test_a_damaged_folder_is_one_clear_error(held, damage, says):
+    damage(held)
+    with pytest.raises(WeightSpaceError, match=says):
+        go(held, resume=True)
+
+
+def test_shards_of_another_run_are_refused(held):
+    with pytest.raises(WeightSpaceError, match="was begun with key"):
+        go(held, resume=True, key=4)
+    with pytest.raises(WeightSpaceError, match=r"evolution-2\.orbax"):
+        go(held, resume=True, strategy=evolve.model_swarm())
+    assert names(held) == ["evolution-2.orbax", "evolution.safetensors"]
+    shutil.copytree(held / "evolution-2.orbax", held / "evolution-7.orbax")
+    (held / "evolution.safetensors").unlink()
+    with pytest.raises(WeightSpaceError, match="not empty"):
+        go(held, resume=True)
