@@ -178,17 +178,21 @@ def host_leaves(params: Any) -> dict[str, np.ndarray]:
         return {str(name): value for name, value in params.items()}
     import jax
 
-    from wslax.tree import named_leaves
+    from wslax.tree import is_whole, named_leaves
 
-    found = {}
-    for name, leaf in named_leaves(params).items():
+    leaves = named_leaves(params)
+    for name, leaf in leaves.items():
         if callable(leaf) or isinstance(leaf, str):
             raise WeightSpaceError(
                 f"{name}: a {type(leaf).__name__} is no array; for Equinox modules save "
                 "eqx.partition(model, eqx.is_array)[0]"
             )
-        found[name] = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-    return found
+        if not is_whole(leaf):
+            raise WeightSpaceError(
+                f"{name}: is spread over several processes; name a path that ends in .orbax, or "
+                "save what ws.population.host gives of it, in one process"
+            )
+    return {n: np.asarray(jax.random.key_data(x) if _is_key(x) else x) for n, x in leaves.items()}
 
 
 def save(
@@ -208,8 +212,8 @@ def save(
       shard_bytes: split a folder's safetensors into shards of at most this many bytes.
 
     Raises:
-      WeightSpaceError: if a leaf is no array, the folder is not empty, a dtype cannot be stored, or
-        the disk is full.
+      WeightSpaceError: if a leaf is no array or, but for Orbax, spread over several processes, the
+        folder is not empty, a dtype cannot be stored, or the disk is full.
 
     Example:
         >>> import numpy as np, tempfile, wslax as ws
