@@ -39,13 +39,14 @@ def die(generation, state, info):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-shapes, gather = [], multihost_utils.process_allgather
-multihost_utils.process_allgather = lambda x, **how: shapes.append(x.shape) or gather(x, **how)
 auto = (jax.sharding.AxisType.Auto,)
 mesh = jax.make_mesh((4,), ("population",), axis_types=auto)
+first = population.shard(population.init(init, 0, 16), mesh)
+shapes, gather = [], multihost_utils.process_allgather
+multihost_utils.process_allgather = lambda x, **how: shapes.append(x.shape) or gather(x, **how)
 end = evolve.run(
     evolve.genome(mutation_rate=0.5, gene_rate=0.3, sigma=0.1),
-    population.shard(population.init(init, 0, 16), mesh),
+    first,
     lambda members: population.evaluate(error, members),
     key=0, generations=4, direction="minimize", folder=folder / "run", resume=True, on_segment=die,
 )
@@ -124,6 +125,7 @@ def test_a_killed_process_fails_the_job_and_a_restart_ends_like_one_process(
     for part in parts:
         sizes[part.parts[-3]] += part.stat().st_size
     half = two["w"].nbytes / 2
-    assert all(0.8 * half < size < 2.5 * half for size in sizes.values()), sizes
+    assert min(sizes.values()) > 0.8 * half  # the first has the numbers too
+    assert sizes["ocdbt.process_1"] < 1.6 * half
     assert "params/w: is spread over several processes" in str(two["refused"])
     assert not (tmp_path / "members.safetensors").exists()

@@ -265,7 +265,8 @@ def _resumed(
     history = parts.get("history", {})
     if set(history) != set(Info._fields if notes["generation"] else ()):
         raise WeightSpaceError(f"{file}: its history is not whole")
-    return state, {"history": history, **parts}, notes
+    # Copied once more: what was read may share its memory, and a run overwrites its state.
+    return _copied(state), {"history": history, **parts}, notes
 
 
 def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
