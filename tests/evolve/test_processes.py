@@ -127,5 +127,5 @@ def test_a_killed_process_fails_the_job_and_a_restart_ends_like_one_process(
     half = two["w"].nbytes / 2
     assert min(sizes.values()) > 0.8 * half  # the first has the numbers too
     assert sizes["ocdbt.process_1"] < 1.6 * half
-    assert "params/w: is spread over several processes" in str(two["refused"])
+    assert "params/key: is spread over several processes" in str(two["refused"])
     assert not (tmp_path / "members.safetensors").exists()
