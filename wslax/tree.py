@@ -284,6 +284,18 @@ def is_key(leaf: Any) -> bool:
     return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
 
 
+def is_whole(leaf: Any) -> bool:
+    """Whether this process can read all of a leaf (and it is not spread over several).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> is_whole(jnp.zeros(2))
+        True
+    """
+    known = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
+    return known or leaf.is_fully_replicated
+
+
 def wide(leaf: Any) -> np.dtype:
     """The dtype that arithmetic on a leaf of floats is in: float64 for float64, else float32.
 

@@ -17,14 +17,15 @@ process = population.start(heartbeat=10)
 import jax
 import jax.numpy as jnp
 import numpy as np
-from wslax import evolve
+from jax.experimental import multihost_utils
+from wslax import WeightSpaceError, evolve, io
 
 folder, die_at = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 x = np.linspace(-1, 1, 16, dtype=np.float32)
 
 
 def init(key):
-    return {"w": jax.random.normal(key, (3, 8))}
+    return {"w": jax.random.normal(key, (3, 8)), "key": key}
 
 
 def error(params):
@@ -40,16 +41,25 @@ def die(generation, state, info):
 
 auto = (jax.sharding.AxisType.Auto,)
 mesh = jax.make_mesh((4,), ("population",), axis_types=auto)
+first = population.shard(population.init(init, 0, 16), mesh)
+shapes, gather = [], multihost_utils.process_allgather
+multihost_utils.process_allgather = lambda x, **how: shapes.append(x.shape) or gather(x, **how)
 end = evolve.run(
     evolve.genome(mutation_rate=0.5, gene_rate=0.3, sigma=0.1),
-    population.shard(population.init(init, 0, 16), mesh),
+    first,
     lambda members: population.evaluate(error, members),
     key=0, generations=4, direction="minimize", folder=folder / "run", resume=True, on_segment=die,
 )
+gathered, members, refused = len(shapes), sum(shape[-2:] == (3, 8) for shape in shapes), ""
+try:
+    io.save(end.members, folder / "members.safetensors")
+except WeightSpaceError as error:
+    refused = str(error)
 last, history = population.host(end.members), end.history
 if process == 0:
     np.savez(folder / "end.npz", **last.params, ids=last.ids, fitness=last.fitness,
-             parents=history.parents, devices=jax.device_count(), evaluated=end.evaluations)
+             parents=history.parents, devices=jax.device_count(), evaluated=end.evaluations,
+             gathered=gathered, members=members, refused=refused)
     print("done in", jax.process_count())
 """
 
@@ -102,7 +112,20 @@ def test_a_killed_process_fails_the_job_and_a_restart_ends_like_one_process(
     two = dict(np.load(tmp_path / "end.npz"))
     assert two["devices"] == 4
     assert two["evaluated"] < alone["evaluated"]
+    np.testing.assert_array_equal(two["key"], alone["key"])
     np.testing.assert_array_equal(two["parents"], alone["parents"])
     np.testing.assert_array_equal(two["ids"], alone["ids"])
     for name in ("w", "fitness"):
         np.testing.assert_allclose(two[name], alone[name], rtol=1e-5, atol=1e-6)
+    # Numbers of members are brought together, members never: they lie on the disk in two parts.
+    assert two["gathered"] > 0
+    assert two["members"] == 0
+    parts = (tmp_path / "run" / "evolution-4.orbax").glob("ocdbt.process_*/d/*")
+    sizes = dict.fromkeys(("ocdbt.process_0", "ocdbt.process_1"), 0)
+    for part in parts:
+        sizes[part.parts[-3]] += part.stat().st_size
+    half = two["w"].nbytes / 2
+    assert min(sizes.values()) > 0.8 * half  # the first has the numbers too
+    assert sizes["ocdbt.process_1"] < 1.6 * half
+    assert "params/key: is spread over several processes" in str(two["refused"])
+    assert not (tmp_path / "members.safetensors").exists()

@@ -99,7 +99,8 @@ def run(
         must be made of JAX, and the program belongs to it: keep one function object. Small
         populations gain most.
       folder: where the last generation is kept, `evolution.safetensors`; new or empty, unless
-        `resume`.
+        `resume`. Of a population that is spread over devices the state lies beside it as an Orbax
+        checkpoint, written shard by shard.
       resume: go on with the run in the folder, if there is one. Weights and the numbers of the
         strategy's state (`sigma`) are then those that were saved.
       on_segment: `(generation, state, info)` after each segment, for progress; `generation` counts
@@ -164,7 +165,7 @@ def _run(
         parts = {"founders": processes.host(founders), "history": {}}
         notes = {**about, "generation": 0, "first": _avals(first)}
         if file is not None:
-            checkpoint.write(file, {"state": state, **parts}, notes)
+            checkpoint.write(file, state, parts, notes)
 
     one = _step if segment == 1 else _segment
     advance = functools.partial(one, strategy.ask, strategy.tell, evaluate, direction)
@@ -177,7 +178,7 @@ def _run(
         evaluations += info.fitness.size
         if file is not None:
             parts["history"] = _joined(history)._asdict()
-            checkpoint.write(file, {"state": state, **parts}, {**notes, "generation": end})
+            checkpoint.write(file, state, parts, {**notes, "generation": end})
         if on_segment is not None:
             on_segment(end, state, _outward(direction, history[-1]))
     founders = Founders(**parts["founders"])
@@ -266,15 +267,33 @@ def _resumed(
                 f"{file}: was begun with {what}={notes.get(what)}, this run has {value}; resume "
                 "with what it was begun with, or name another folder"
             )
-    first = {k: jnp.zeros(*aval) for k, aval in notes["first"].items()}
-    like = strategy.init(key, population, _plain(Evaluation(**first)))
-    on_device = lambda x: x if isinstance(x, Offloaded) else jnp.asarray(x)
-    parts = checkpoint.read(file, {"state": jax.tree.map(on_device, like)})
-    state = parts.pop("state")
-    if offloaded(like):
-        write(like.members.params, 0, state.members.params)
-        state = state._replace(members=state.members._replace(params=like.members.params))
-    return _copied(state), {"history": {}, **parts}, notes
+    try:
+        first = Evaluation(**{k: jnp.zeros(*aval) for k, aval in notes["first"].items()})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WeightSpaceError(f"{file}: its notes do not say what the founders got") from error
+    # What runs lies where `_copied` puts it; only its shapes and places are held while it is read.
+    start = strategy.init(key, population, _plain(first))
+    like = jax.tree.map(_placed, _copied(start))
+    founders = {k: _zeros(getattr(like.members, k)) for k in Founders._fields}
+    state, parts = checkpoint.read(file, notes["generation"], like, {"founders": founders})
+    history = parts.get("history", {})
+    if set(history) != set(Info._fields if notes["generation"] else ()):
+        raise WeightSpaceError(f"{file}: its history is not whole")
+    if offloaded(start):
+        write(start.members.params, 0, state.members.params)
+        state = state._replace(members=state.members._replace(params=start.members.params))
+    # Copied once more: what was read may share its memory, and a run overwrites its state.
+    return _copied(state), {"history": history, **parts}, notes
+
+
+def _placed(leaf: Any) -> Any:
+    if isinstance(leaf, Offloaded):
+        return leaf
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _zeros(leaf: Any) -> np.ndarray:
+    return np.zeros(leaf.shape, leaf.dtype)
 
 
 def _seen(direction: Direction, members: Any) -> Any:

@@ -4,7 +4,7 @@ import errno
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from wslax.errors import WeightSpaceError
@@ -36,11 +36,12 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def check_free(path: Path) -> None:
+def check_free(path: Path, leftovers: Iterable[Path] = ()) -> None:
     """Refuse a path that holds something: a non-empty folder, or a file.
 
     Args:
       path: the output's final name.
+      leftovers: what may lie in the folder.
 
     Raises:
       WeightSpaceError: if it exists and is not an empty folder.
@@ -50,7 +51,7 @@ def check_free(path: Path) -> None:
     """
     path = pathlib.Path(path)
     if path.is_dir():
-        if any(path.iterdir()):
+        if set(path.iterdir()) - set(map(pathlib.Path, leftovers)):
             raise WeightSpaceError(f"{path}: the output folder is not empty; name another one")
     elif path.exists():
         raise WeightSpaceError(f"{path}: exists already; name another output or remove it")

@@ -68,8 +68,6 @@ def _is_key(leaf: Any) -> bool:
 
 def _place(name: str, value: np.ndarray, leaf: Any) -> Any:
     """`value` as what `leaf` is: a key, a numpy array, or a JAX array on its sharding."""
-    import jax
-
     from wslax.tree import aval
 
     if _is_key(leaf):
@@ -77,9 +75,13 @@ def _place(name: str, value: np.ndarray, leaf: Any) -> Any:
     wanted = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
     if aval(value) != aval(wanted):
         raise WeightSpaceError(f"{name}: the file has {aval(value)}, like= has {aval(wanted)}")
-    if isinstance(wanted, np.ndarray):
-        return value
-    sharding = getattr(wanted, "sharding", None)
+    return value if isinstance(wanted, np.ndarray) else _put(value, wanted)
+
+
+def _put(value: np.ndarray, leaf: Any) -> Any:
+    import jax
+
+    sharding = getattr(leaf, "sharding", None)
     return jax.device_put(value, sharding) if sharding is not None else jax.numpy.asarray(value)
 
 
@@ -94,8 +96,8 @@ def _place_key(name: str, value: np.ndarray, leaf: Any) -> Any:
             f"{name}: the file has {aval(value)}, the keys of like= are {aval(words)}"
         )
     impl = jax.random.key_impl(jax.numpy.empty((0,), leaf.dtype))
-    keys = jax.random.wrap_key_data(jax.numpy.asarray(value), impl=impl)
-    return jax.device_put(keys, getattr(leaf, "sharding", None))
+    # Words can be spread over processes, keys can not; their last axis is on each device whole.
+    return jax.random.wrap_key_data(_put(value, leaf), impl=impl)
 
 
 def _rebuild(flat: Mapping[str, np.ndarray], like: Any, path: pathlib.Path) -> Any:
@@ -176,17 +178,21 @@ def host_leaves(params: Any) -> dict[str, np.ndarray]:
         return {str(name): value for name, value in params.items()}
     import jax
 
-    from wslax.tree import named_leaves
+    from wslax.tree import is_whole, named_leaves
 
-    found = {}
-    for name, leaf in named_leaves(params).items():
+    leaves = named_leaves(params)
+    for name, leaf in leaves.items():
         if callable(leaf) or isinstance(leaf, str):
             raise WeightSpaceError(
                 f"{name}: a {type(leaf).__name__} is no array; for Equinox modules save "
                 "eqx.partition(model, eqx.is_array)[0]"
             )
-        found[name] = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-    return found
+        if not is_whole(leaf):
+            raise WeightSpaceError(
+                f"{name}: is spread over several processes; name a path that ends in .orbax, or "
+                "save what ws.population.host gives of it, in one process"
+            )
+    return {n: np.asarray(jax.random.key_data(x) if _is_key(x) else x) for n, x in leaves.items()}
 
 
 def save(
@@ -206,8 +212,8 @@ def save(
       shard_bytes: split a folder's safetensors into shards of at most this many bytes.
 
     Raises:
-      WeightSpaceError: if a leaf is no array, the folder is not empty, a dtype cannot be stored, or
-        the disk is full.
+      WeightSpaceError: if a leaf is no array or, but for Orbax, spread over several processes, the
+        folder is not empty, a dtype cannot be stored, or the disk is full.
 
     Example:
         >>> import numpy as np, tempfile, wslax as ws

@@ -12,6 +12,8 @@ import numpy as np
 from wslax.errors import WeightSpaceError, did_you_mean
 from wslax.io.atomic import check_free
 
+_BROKEN = (ValueError, KeyError, TypeError, AttributeError, OSError)  # what Orbax raises then
+
 
 def save_orbax(params: Any, path: str | os.PathLike[str]) -> None:
     """Save a tree as an Orbax checkpoint folder and wait until it stands.
@@ -56,11 +58,12 @@ def saving_orbax(params: Any, path: str | os.PathLike[str]) -> Iterator[None]:
         ...     with saving_orbax({"w": jnp.ones(2)}, f"{folder}/step-10.orbax"):
         ...         pass  # train on
     """
+    import jax
     import orbax.checkpoint as ocp
 
     target = pathlib.Path(path).absolute()
     check_free(target)
-    if target.exists():
+    if target.exists() and jax.process_index() == 0:
         shutil.rmtree(target)
     with ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         checkpointer.save(target, args=ocp.args.StandardSave(params))
@@ -78,7 +81,7 @@ def _stored(path: str | os.PathLike[str]) -> Any:
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         try:
             return checkpointer.metadata(source).item_metadata.tree
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        except _BROKEN as error:
             raise WeightSpaceError(f"{path}: not a whole Orbax checkpoint ({error})") from error
 
 
@@ -138,7 +141,7 @@ def restore(path: str | os.PathLike[str], like: Any = None) -> Any:
     with ocp.Checkpointer(handler) as checkpointer:
         try:
             tree = checkpointer.restore(source, args=args)
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except _BROKEN as error:
             what = "cannot be read" if like is None else "does not fit like="
             raise WeightSpaceError(f"{path}: {what}: {error}") from error
     return named_leaves(tree) if like is None else tree

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from wslax import tree
 from wslax.population.members import axis_of, words
 from wslax.population.ring import AXIS, devices
 from wslax.typing import Params
@@ -65,8 +66,9 @@ def host(values: Params) -> Params:
     """
 
     def whole(x: Any) -> Any:
-        known = not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
-        return np.asarray(x if known else multihost_utils.process_allgather(x, tiled=True))
+        return np.asarray(
+            x if tree.is_whole(x) else multihost_utils.process_allgather(x, tiled=True)
+        )
 
     return jax.tree.map(whole, words(values))
 
