@@ -121,11 +121,9 @@ def test_a_killed_process_fails_the_job_and_a_restart_ends_like_one_process(
     assert two["gathered"] > 0
     assert two["members"] == 0
     parts = (tmp_path / "run" / "evolution-4.orbax").glob("ocdbt.process_*/d/*")
-    sizes = dict.fromkeys(("ocdbt.process_0", "ocdbt.process_1"), 0)
+    largest = dict.fromkeys(("ocdbt.process_0", "ocdbt.process_1"), 0)  # the others are indices
     for part in parts:
-        sizes[part.parts[-3]] += part.stat().st_size
-    half = two["w"].nbytes / 2
-    assert min(sizes.values()) > 0.8 * half  # the first has the numbers too
-    assert sizes["ocdbt.process_1"] < 1.6 * half
+        largest[part.parts[-3]] = max(largest[part.parts[-3]], part.stat().st_size)
+    assert all(0.4 * two["w"].nbytes < size < two["w"].nbytes for size in largest.values())
     assert "params/key: is spread over several processes" in str(two["refused"])
     assert not (tmp_path / "members.safetensors").exists()
