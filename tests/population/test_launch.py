@@ -1,5 +1,11 @@
 """The launcher: one message, whatever happens."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 
 from wslax.population.launch import launch, main
@@ -37,6 +43,34 @@ assert "device_count=3" in os.environ["XLA_FLAGS"]
 """
     assert launch([*script(text), "--seed", "1"], processes=2, devices=3) == 0
     assert capfd.readouterr() == ("--seed 1 0 2\n", "")
+
+
+def test_virtual_devices_get_threads_of_their_own(script, capfd):
+    text = """
+import os, jax
+assert len(jax.devices()) == 6
+assert int(os.environ["NPROC"]) >= 6 * 8
+"""
+    assert launch(script(text), processes=1, devices=6) == 0, capfd.readouterr().err
+
+
+def test_a_launcher_that_is_stopped_stops_all(script, tmp_path):
+    text = f"""
+import os, pathlib, time
+pathlib.Path({str(tmp_path)!r}, os.environ["WSLAX_PROCESS"]).write_text(str(os.getpid()))
+time.sleep(100)
+"""
+    command = [sys.executable, "-m", "wslax.population.launch", "--processes", "2", *script(text)]
+    launcher = subprocess.Popen(command)
+    files = [tmp_path / "0", tmp_path / "1"]
+    while not all(file.exists() and file.read_text() for file in files):
+        assert launcher.poll() is None
+        time.sleep(0.05)
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(timeout=30) == 128 + signal.SIGTERM
+    for file in files:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(file.read_text()), 0)
 
 
 def test_a_command_line_without_a_script_is_refused(capsys):

@@ -214,7 +214,7 @@ def _step(
     found = _plain(inward(direction, processes.host(evaluate(children)), size(children)))
     after = (now, state, children, found)
     state, info = tell(*after) if streams else _told(tell, *after)
-    return state, jax.tree.map(lambda x: x[None], info)
+    return state, jax.tree.map(lambda x: x[None], processes.host(info))
 
 
 @functools.partial(

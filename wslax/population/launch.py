@@ -18,6 +18,9 @@ import time
 from collections.abc import Sequence
 
 TAIL = 20  # lines of a dead process's standard error that are shown
+# A thread that waits for another device or process keeps its place in XLA's pools, which have one
+# for each core: with few cores all may wait for what none is left to do.
+THREADS = 8  # for each virtual device
 
 
 def _free_port() -> int:
@@ -36,7 +39,8 @@ def _environment(process: int, processes: int, port: int, devices: int | None) -
         flags = os.environ.get("XLA_FLAGS", "").split()
         flags = [flag for flag in flags if "host_platform_device_count" not in flag]
         flags.append(f"--xla_force_host_platform_device_count={devices}")
-        own |= {"XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu"}
+        threads = str(max(os.cpu_count() or 1, THREADS * devices))
+        own |= {"XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu", "NPROC": threads}
     return {**os.environ, **own}
 
 
@@ -116,4 +120,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # An exit by exception stops the processes first.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())
