@@ -101,3 +101,12 @@ def test_where_is_checked_by_the_names_of_leaves():
     start = evolve.genome(where="nothing").init
     with pytest.raises(WeightSpaceError, match="nothing"):
         start(jax.random.key(0), population.quantize(members()), jnp.zeros(N))
+
+
+def test_over_devices_it_is_the_same():
+    auto = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((4,), ("population",), axis_types=auto)
+    small = population.quantize(members())
+    spread = go(population.shard(small, mesh), generations=2)
+    assert len(spread.members.params["w"].values.sharding.device_set) == 4
+    same(spread.members.params, go(small, generations=2).members.params)

@@ -56,7 +56,7 @@ def genome(
       where: globs of the leaves that are crossed and mutated; others, and integer, bool and key
         leaves, come from the first parent (the one drawn first).
       chunk: how many children are made at a time. Bits do not depend on it, memory and speed do:
-        8 is best on a CPU. Of an offloaded population so many are on the device.
+        4 is best on a CPU. Of an offloaded population so many are on the device.
 
     Returns:
       The strategy. Its state has `members`, `parents`, `next_id` and `sigma`. Peak memory of a
