@@ -40,7 +40,7 @@ def die(generation, state, info):
 
 
 auto = (jax.sharding.AxisType.Auto,)
-mesh = jax.make_mesh((4,), ("population",), axis_types=auto)
+mesh = jax.make_mesh((jax.device_count(),), ("population",), axis_types=auto)
 first = population.shard(population.init(init, 0, 16), mesh)
 shapes, gather = [], multihost_utils.process_allgather
 multihost_utils.process_allgather = lambda x, **how: shapes.append(x.shape) or gather(x, **how)
@@ -86,11 +86,12 @@ def alone(script):
 
 def launch(script, folder, die_at, cache):
     command = [sys.executable, "-m", "wslax.population.launch", "--processes", "2"]
-    command += ["--devices", "2", str(script), str(folder), str(die_at)]
+    command += ["--devices", "4", str(script), str(folder), str(die_at)]
     fast = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     own = {"JAX_COMPILATION_CACHE_DIR": str(cache), "XLA_FLAGS": fast}
     own["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **own})
+    env = {**os.environ, **own}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
     return done, time.time()
 
 
@@ -110,7 +111,7 @@ def test_a_killed_process_fails_the_job_and_a_restart_ends_like_one_process(
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("done in 2\n")  # Gloo talks before
     two = dict(np.load(tmp_path / "end.npz"))
-    assert two["devices"] == 4
+    assert two["devices"] == 8
     assert two["evaluated"] < alone["evaluated"]
     np.testing.assert_array_equal(two["key"], alone["key"])
     np.testing.assert_array_equal(two["parents"], alone["parents"])
