@@ -103,10 +103,16 @@ def test_where_is_checked_by_the_names_of_leaves():
         start(jax.random.key(0), population.quantize(members()), jnp.zeros(N))
 
 
-def test_over_devices_it_is_the_same():
+def test_over_devices_it_is_the_same_to_rounding():
     auto = (jax.sharding.AxisType.Auto,)
     mesh = jax.make_mesh((4,), ("population",), axis_types=auto)
     small = population.quantize(members())
-    spread = go(population.shard(small, mesh), generations=2)
-    assert len(spread.members.params["w"].values.sharding.device_set) == 4
-    same(spread.members.params, go(small, generations=2).members.params)
+    plain = go(small, generations=2).members
+    spread = go(population.shard(small, mesh), generations=2).members
+    assert len(spread.params["w"].values.sharding.device_set) == 4
+    same(spread.ids, plain.ids)
+    for leaf in ("w", "w2", "fixed"):
+        x, y = spread.params[leaf], plain.params[leaf]
+        np.testing.assert_allclose(x.scale, y.scale, rtol=1e-6)
+        # Who lies half way between two steps goes to either.
+        assert np.abs(np.asarray(x.values, int) - np.asarray(y.values, int)).max() <= 1
