@@ -27,7 +27,7 @@ from wslax.evolve.strategy import (
 )
 from wslax.evolve.succession import both
 from wslax.globs import hashable
-from wslax.population.int8 import dequantize
+from wslax.population.int8 import one_leaf_each
 from wslax.population.members import as_key, size
 from wslax.typing import Array, Key, Params, PerMember, Population, Where
 
@@ -127,7 +127,7 @@ def owned(population: Population, where: Where) -> Params:
 
 def check_where(population: Population, where: Where) -> None:
     """Raise if `where` picks nothing."""
-    tree.picked(jax.eval_shape(dequantize, population), where)
+    tree.picked(one_leaf_each(population), where)
 
 
 def coefficients(fitness: PerMember, couples: Array) -> Array:

@@ -75,6 +75,16 @@ def dequantize(params: Params) -> Params:
     return jax.tree.map(wide, params, is_leaf=_is_int8)
 
 
+def one_leaf_each(params: Params) -> Params:
+    """Int8 values as the leaves that they stand for, so that names are those before `quantize`.
+
+    Example:
+        >>> one_leaf_each(quantize({"w": jnp.ones((1, 2))}))["w"].dtype
+        dtype('int8')
+    """
+    return jax.tree.map(lambda x: x.values if _is_int8(x) else x, params, is_leaf=_is_int8)
+
+
 def quantized(params: Params) -> bool:
     """Whether a tree has `Int8` leaves.
 
