@@ -114,8 +114,8 @@ def run(
       WeightSpaceError: if `direction` is neither, `segment` is below 1, `evaluate` returns another
         shape than one number a member, no member of the first population has a fitness, the folder
         holds something else, or its run was begun with another key or direction, or with a
-        population or strategy of other shapes; if the population is offloaded and the strategy
-        does not serve it, or `segment` is above 1.
+        population or strategy of other shapes; if the population is offloaded or quantized and
+        the strategy does not serve it, or offloaded and `segment` is above 1.
 
     Example:
         >>> import jax.numpy as jnp, wslax as ws

@@ -53,7 +53,7 @@ def quantize(population: Params) -> Params:
     """
 
     def small(x: Any) -> Any:
-        if isinstance(x, Int8) or not tree.is_float(x) or x.ndim < 2:
+        if _is_int8(x) or not tree.is_float(x) or x.ndim < 2:
             return x
         x = jnp.asarray(x, jnp.float32)
         top = jnp.abs(x).max(axis=tuple(range(1, x.ndim - 1)) or 1, keepdims=True)
