@@ -80,7 +80,7 @@ def loaded(script, *packages):
 
 JAX_FREE = [
     "errors", "globs", "random", "io", "io.reader", "io.writer", "io.files", "io.convert",
-    "io.lora", "io.dequantise", "adapt.lora", "merge", "merge.registry", "merge.files.config",
+    "io.lora", "io.dequantise", "adapt.extraction", "merge", "merge.registry", "merge.files.config",
     "merge.files.resolve", "merge.files.plan", "merge.files.stream", "merge.files.disk",
     "merge.mixture.build", "numerics.streaming", "data", "cli", "cli.diff", "cli.extract_lora",
     "cli.moe", "recipes.config", "recipes.folder",

@@ -101,7 +101,7 @@ def factored(
     def run(params: Any, *inputs: Any) -> Any:
         model = traced(apply, params, inputs)
         values = [
-            View(x, name, tuple(range(x.base.ndim))) if is_factored(x) else x
+            View(x, name, tuple(range(len(x.shape)))) if is_factored(x) else x
             for name, x in model.leaves.items()
         ]
         found = Interpreter(RULES, _said(on_dense)).run(model.program, [*values, *model.inputs])

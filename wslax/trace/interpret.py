@@ -204,7 +204,7 @@ def convert(run: Interpreter, eqn: Any, view: Any) -> list[Any] | None:
     if not isinstance(view, View):
         return None
     leaf = view.leaf
-    new, old = eqn.params["new_dtype"], leaf.base.dtype if is_factored(leaf) else leaf.dtype
+    new, old = eqn.params["new_dtype"], leaf.dtype
     cast = lambda x: x.astype(new) if getattr(x, "dtype", None) == old else x
     return [view._replace(leaf=jax.tree.map(cast, leaf))]
 

@@ -1,8 +1,9 @@
 """Leaves kept as a base and a change: multiplied as such, never written out."""
 
+import abc
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,58 @@ import jax.numpy as jnp
 from wslax.typing import Array
 
 
+@dataclasses.dataclass(frozen=True)
+class Factored(abc.ABC):
+    """A leaf kept as a base and a change.
+
+    Attributes:
+      base: an array of the leaf's shape and dtype, or a factored leaf itself.
+    """
+
+    base: Any
+    shared: ClassVar[tuple[str, ...]] = ("base",)  # fields that members of a population share
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the leaf."""
+        return self.base.shape
+
+    @property
+    def dtype(self) -> Any:
+        """Of the leaf."""
+        return self.base.dtype
+
+    @abc.abstractmethod
+    def dense(self) -> Array:
+        """The leaf written out."""
+
+    @abc.abstractmethod
+    def contract(self, x: Array, axes: tuple[int, ...], dot: Any) -> Array | None:
+        """The product with `x`.
+
+        Args:
+          x: its last axes meet the leaf's.
+          axes: of the leaf, ascending.
+          dot: `(a, b, axes of a, axes of b) -> array`, the product to use.
+
+        Returns:
+          The free axes of `x`, then those of the leaf in their order; None where `axes` cut across
+          the change.
+        """
+
+    def rows(self, index: Array) -> Array:
+        """`leaf[index]` along the first axis; written out, where a kind knows no better."""
+        return self.dense()[index]
+
+
+def is_factored(node: Any) -> bool:
+    """Whether a node of a tree of parameters is a leaf kept as base and change."""
+    return isinstance(node, Factored)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LowRank:
+class LowRank(Factored):
     r"""A base plus a product of two thin factors, \(W + s\, D U\).
 
     Attributes:
@@ -22,10 +72,10 @@ class LowRank:
       scale: \(s\), a scalar; LoRA's alpha / rank.
     """
 
-    base: Any
     down: Any
     up: Any
     scale: Any = 1.0
+    shared = ("base", "scale")
 
     def dense(self) -> Array:
         """The leaf written out."""
@@ -56,7 +106,7 @@ class LowRank:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Mix:
+class Mix(Factored):
     r"""A base plus a weighted sum of changes, \(W + \sum_k c_k T_k\).
 
     Attributes:
@@ -65,9 +115,9 @@ class Mix:
       coef: `[K]`.
     """
 
-    base: Any
     parts: Any
     coef: Any
+    shared = ("base", "parts")
 
     def dense(self) -> Array:
         """The leaf written out."""
@@ -88,7 +138,7 @@ class Mix:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Sparse:
+class Sparse(Factored):
     """A base plus numbers at some places.
 
     Attributes:
@@ -97,7 +147,6 @@ class Sparse:
       values: `[k]`, what is added there.
     """
 
-    base: Any
     index: Any
     values: Any
 
@@ -122,30 +171,23 @@ class Sparse:
         change = change.at[..., free].add(taken).reshape(*taken.shape[:-1], *rest)
         return dot(x, self.base, tuple(range(x.ndim - n, x.ndim)), axes) + change
 
-    def rows(self, index: Array) -> Array:
-        """`leaf[index]` along the first axis: written out, since any row may be asked for."""
-        return self.dense()[index]
-
-
-Factored = LowRank | Mix | Sparse
-
-
-def is_factored(node: Any) -> bool:
-    """Whether a node of a tree of parameters is a leaf kept as base and change."""
-    return isinstance(node, (LowRank, Mix, Sparse))
-
 
 def own(node: Any) -> Any:
     """What differs by member of a factored leaf whose base is shared; of any other, all."""
-    match node:
-        case LowRank():
-            return LowRank(None, node.down, node.up, None)
-        case Mix():
-            return Mix(None, None, node.coef)
-        case Sparse():
-            return Sparse(None, node.index, node.values)
-        case _:
-            return node
+    if not is_factored(node):
+        return node
+    return dataclasses.replace(node, **dict.fromkeys(node.shared))
+
+
+def written_out(params: Any) -> Any:
+    """A tree with its factored leaves as arrays.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> written_out({"w": Sparse(jnp.zeros(3), jnp.array([1]), jnp.array([2.0]))})["w"].tolist()
+        [0.0, 2.0, 0.0]
+    """
+    return jax.tree.map(lambda x: x.dense() if is_factored(x) else x, params, is_leaf=is_factored)
 
 
 def over_members(params: Any, *, dense: int | None = None) -> Any:

@@ -49,7 +49,7 @@ def traced(apply: Callable[..., Any], params: Params, inputs: tuple[Any, ...]) -
     names = tree.leaf_names(marks)
     given, given_structure = jax.tree.flatten(inputs)
     shapes = [
-        jax.ShapeDtypeStruct(leaf.base.shape, leaf.base.dtype) if is_factored(leaf) else leaf
+        jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if is_factored(leaf) else leaf
         for leaf in leaves
     ]
     arrays = [i for i, leaf in enumerate(shapes) if is_array(leaf)]
