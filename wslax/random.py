@@ -14,6 +14,7 @@ name, the member and the upper half of a 64-bit index. Three multiplications an 
 threefry's twenty rounds. Not for cryptography. `STREAM_VERSION` changes when the bits change.
 """
 
+import functools
 import hashlib
 import sys
 from typing import Any
@@ -86,18 +87,20 @@ def name_words(name: str) -> tuple[np.uint32, np.uint32]:
     return np.uint32(high), np.uint32(low)
 
 
-def _stream(key: Any, name: str, member: Any, block: int) -> tuple[Any, Any]:
-    """The two words `(a, b)` of a stream: a Merkle-Damgard chain over everything that names it."""
-    k0, k1 = key_words(key)
-    n0, n1 = name_words(name)
-    if hasattr(member, "astype"):
-        member = member.astype(np.uint32)
-    else:
-        member = np.uint32(int(member) & (_BLOCK - 1))
+def _words(words: tuple[Any, ...], count: int, low: int, xp: Any) -> Any:
+    """Words of one block of a stream that `words` name, by a Merkle-Damgard chain over them."""
     a, b = np.uint32(0x243F6A88), np.uint32(0x85A308D3 ^ STREAM_VERSION)
-    for word in (k0, k1, n0, n1, member, np.uint32(block)):
+    for word in words:
         a, b = _permute(a ^ word, b), _permute(b + word, a)
-    return a, b
+    index = xp.arange(count, dtype=np.uint32) + (np.uint32(low) + a)
+    return _permute(index, b)
+
+
+@functools.cache
+def _compiled() -> Any:
+    import jax
+
+    return jax.jit(_words, static_argnames=("count", "low", "xp"))
 
 
 def bits(key: Any, name: str, size: int, *, member: Any = 0, start: int = 0, xp: Any = np) -> Any:
@@ -124,14 +127,19 @@ def bits(key: Any, name: str, size: int, *, member: Any = 0, start: int = 0, xp:
         >>> bool((whole == np.concatenate(halves)).all())
         True
     """
+    if hasattr(member, "astype"):
+        member = member.astype(np.uint32)
+    else:
+        member = np.uint32(int(member) & (_BLOCK - 1))
+    named = (*key_words(key), *name_words(name), member)
+    # Traced once for all streams: the chain over what names one is what tracing would spend on.
+    words = _words if xp is np else _compiled()
     parts = []
     with np.errstate(over="ignore"):
         while True:
             block, low = divmod(start, _BLOCK)
             count = min(size, _BLOCK - low)
-            a, b = _stream(key, name, member, block)
-            index = xp.arange(count, dtype=np.uint32) + (np.uint32(low) + a)
-            parts.append(_permute(index, b))
+            parts.append(words((*named, np.uint32(block)), count, low, xp))
             start, size = start + count, size - count
             if size == 0:
                 break
