@@ -115,6 +115,7 @@ def folder_of(model, name):
             train(model)
             model.save_pretrained(folder)
         config = json.loads(pathlib.Path(folder, "adapter_config.json").read_text())
+        config["target_modules"].sort()  # a set's order
         return config, load_file(f"{folder}/adapter_model.safetensors")
 
 
