@@ -13,7 +13,7 @@ from wslax.errors import WeightSpaceError, did_you_mean
 from wslax.globs import matches, pick
 from wslax.io.atomic import check_free, check_space, replaced
 from wslax.io.header import Spec
-from wslax.io.lora import CONFIG, PREFIX, WEIGHTS
+from wslax.io.peft import CONFIG, PREFIX, WEIGHTS
 from wslax.io.reader import Tensors, open_tensors
 from wslax.io.writer import write_file
 
