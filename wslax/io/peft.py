@@ -9,12 +9,16 @@ import json
 import pathlib
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from wslax.errors import WeightSpaceError
-from wslax.io.header import no_twins
+from wslax.io.atomic import check_space, replaced
+from wslax.io.header import Spec, no_twins
 from wslax.io.reader import Tensors, open_tensors, refuse_pickle
+from wslax.io.writer import write_file
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -124,3 +128,72 @@ def check_rank(config: Mapping[str, Any], module: str, rank: int) -> None:
     wanted = number_of(config, "r", "rank_pattern", module)
     if wanted != rank:
         raise WeightSpaceError(f"{module}: stored with rank {rank}, the config says {wanted:g}")
+
+
+def whole_name(name: str, modules: Collection[str]) -> str:
+    """What PEFT calls a tensor that replaces one of the base.
+
+    Args:
+      name: of the base's tensor.
+      modules: those that have an adapter.
+
+    Raises:
+      WeightSpaceError: if it is neither a `.weight` nor a `.bias`.
+
+    Example:
+        >>> whole_name("a.bias", ["a"]), whole_name("b.bias", ["a"])
+        ('base_model.model.a.base_layer.bias', 'base_model.model.b.bias')
+    """
+    module, _, leaf = name.rpartition(".")
+    if leaf not in ("weight", "bias"):
+        raise WeightSpaceError(
+            f"{name}: changed, and an adapter holds .weight and .bias of modules only; exclude it"
+        )
+    return PREFIX + (f"{module}.base_layer.{leaf}" if module in modules else name)
+
+
+def _ends(modules: Collection[str], names: Iterable[str]) -> list[str]:
+    """Modules by the last word of their names where no other module ends so, else in full."""
+    ends: dict[str, set[str]] = {}
+    for name in names:
+        module = name.rpartition(".")[0]
+        ends.setdefault(module.rpartition(".")[2], set()).add(module)
+    last = {module: module.rpartition(".")[2] for module in modules}
+    return sorted({end if ends[end] <= set(modules) else m for m, end in last.items()})
+
+
+def targets(modules: Collection[str], whole: Sequence[str], names: Iterable[str]) -> dict[str, Any]:
+    """The fields of a configuration that say which modules are changed, and how.
+
+    Args:
+      modules: those that have an adapter.
+      whole: names of the base's tensors that are replaced.
+      names: of all the base's tensors.
+
+    Example:
+        >>> targets(["0.up"], ["1.up.weight", "0.up.bias"], ["0.up.weight", "1.up.weight"])
+        {'target_modules': ['0.up'], 'modules_to_save': ['1.up'], 'bias': 'all'}
+    """
+    saved = [name.removesuffix(".weight") for name in whole if name.endswith(".weight")]
+    biases = {name.removesuffix(".bias") for name in whole} - {*whole, *saved}
+    return {
+        "target_modules": _ends(modules, names),
+        "modules_to_save": saved or None,
+        "bias": "all" if biases else "none",
+    }
+
+
+def write_folder(
+    out: pathlib.Path, tensors: Mapping[str, np.ndarray], config: Mapping[str, Any]
+) -> int:
+    """Write a folder under a temporary name and rename it; the bytes of tensors written."""
+    specs = {name: Spec(value.dtype, value.shape) for name, value in tensors.items()}
+    written = sum(spec.nbytes for spec in specs.values())
+    check_space(out, written)
+    with replaced(out) as partial:
+        partial.mkdir()
+        with write_file(partial / WEIGHTS, specs) as writer:
+            for name, value in tensors.items():
+                writer.write(name, 0, value)
+        (partial / CONFIG).write_text(json.dumps(config, indent=2), "utf-8")
+    return written
