@@ -76,7 +76,12 @@ class Adapter(NamedTuple):
         return {*self.factors, *self.whole}
 
 
-def _check_config(config: Mapping[str, Any]) -> None:
+def check_lora(config: Mapping[str, Any]) -> None:
+    """Refuse what is more than a weight and a product.
+
+    Example:
+        >>> check_lora({"use_rslora": True})
+    """
     for key, what in _REFUSED.items():
         if config.get(key):
             raise WeightSpaceError(
@@ -140,7 +145,7 @@ def _pair(
 def _checked(
     tensors: Tensors, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> Adapter:
-    _check_config(config)
+    check_lora(config)
     for name, info in tensors.infos.items():
         if info.dtype.kind not in "fV":
             raise WeightSpaceError(f"{name}: expected floats, got {info.dtype}")

@@ -1,7 +1,6 @@
-"""Adapters in PEFT's folders, read as ours and written from ours."""
+"""PEFT's folders, read as adapters."""
 
 import glob
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -12,20 +11,11 @@ import numpy as np
 
 from wslax import tree
 from wslax.adapt.joined import joined
-from wslax.adapt.peft_kinds import Arrays, Config, Kind, Module, kind_of
+from wslax.adapt.peft.kinds import Arrays, Config, Kind, Module, kind_of
 from wslax.adapter import Adapter
 from wslax.errors import WeightSpaceError, did_you_mean
-from wslax.io.atomic import check_free
 from wslax.io.layout import Rule, plan
-from wslax.io.peft import (
-    PREFIX,
-    open_weights,
-    read_config,
-    sort_tensors,
-    targets,
-    whole_name,
-    write_folder,
-)
+from wslax.io.peft import open_weights, read_config, sort_tensors
 from wslax.symmetry.types import Groups
 from wslax.typing import Params
 
@@ -46,7 +36,7 @@ class Peft(NamedTuple):
     config: dict[str, Any]
 
 
-class _Leaf(NamedTuple):
+class Leaf(NamedTuple):
     """A leaf of the model under PyTorch's name: `turned` if it lies as Flax lays it."""
 
     name: str
@@ -54,20 +44,25 @@ class _Leaf(NamedTuple):
     turned: bool
 
 
-def _leaves(params: Params, rules: Sequence[Rule]) -> dict[str, _Leaf]:
-    """PyTorch's name to leaf."""
+def leaves_of(params: Params, rules: Sequence[Rule]) -> dict[str, Leaf]:
+    """PyTorch's name to leaf.
+
+    Example:
+        >>> leaves_of({"fc": {"kernel": np.zeros((3, 2))}}, ())
+        {'fc.weight': Leaf(name='fc/kernel', shape=(3, 2), turned=True)}
+    """
     named = tree.named_leaves(params)
     steps = plan({name: tuple(np.shape(leaf)) for name, leaf in named.items()}, "torch", rules)
-    return {step.target: _Leaf(step.source, step.shape, step.axes == (1, 0)) for step in steps}
+    return {step.target: Leaf(step.source, step.shape, step.axes == (1, 0)) for step in steps}
 
 
-def _leaf(leaves: Mapping[str, _Leaf], name: str) -> _Leaf:
+def _leaf(leaves: Mapping[str, Leaf], name: str) -> Leaf:
     if name not in leaves:
         raise WeightSpaceError(f"the model has no tensor {name!r}.{did_you_mean(name, leaves)}")
     return leaves[name]
 
 
-def _check_targets(config: Config, modules: Sequence[str], leaves: Mapping[str, _Leaf]) -> None:
+def _check_targets(config: Config, modules: Sequence[str], leaves: Mapping[str, Leaf]) -> None:
     """Refuse what PEFT passes over in silence: modules stored and not targeted, or not stored."""
     ends = config.get("target_modules")
     if not isinstance(ends, list):
@@ -102,13 +97,16 @@ def _adapter(modules: Mapping[str, Module], params: Params, groups: Groups) -> A
     return made[0][0] if len(made) == 1 else joined(made)
 
 
-def _read(config: dict[str, Any], stored: Arrays, params: Params, rules: Sequence[Rule]) -> Peft:
+def understood(
+    config: dict[str, Any], stored: Arrays, params: Params, rules: Sequence[Rule]
+) -> Peft:
+    """What a configuration and tensors are to a model; the work of `read_peft`."""
     kind = kind_of(config)
     for name, value in stored.items():
         if value.dtype.kind not in "fV" and not name.endswith(kind.integers):
             raise WeightSpaceError(f"{name}: expected floats, got {value.dtype}")
-    leaves = _leaves(params, rules)
-    found, whole = sort_tensors(stored, {part for parts in kind.parts for part in parts})
+    leaves = leaves_of(params, rules)
+    found, _ = sort_tensors(stored, {part for parts in kind.parts for part in parts})
     _check_targets(config, list(found), leaves)
     modules: dict[str, Module] = {}
     sites = []
@@ -128,9 +126,7 @@ def _read(config: dict[str, Any], stored: Arrays, params: Params, rules: Sequenc
     return Peft(adapter, train, fixed, config)
 
 
-def read_peft(
-    folder: str | os.PathLike[str], params: Params, rules: Sequence[Rule] = ()
-) -> Peft:
+def read_peft(folder: str | os.PathLike[str], params: Params, rules: Sequence[Rule] = ()) -> Peft:
     r"""Read an adapter that PEFT saved as an adapter of a model here.
 
     The tensors of module X belong to the leaf that is called `X.weight` in PyTorch: in a flat
@@ -178,105 +174,7 @@ def read_peft(
         config = read_config(folder)
         with open_weights(folder) as tensors:
             stored = {name: tensors.read(name) for name in tensors}
-        return _read(config, stored, params, rules)
+        return understood(config, stored, params, rules)
     except WeightSpaceError as error:
         lead = "" if str(error).startswith(str(folder)) else f"{folder}: "
         raise WeightSpaceError(f"{lead}{error}") from error
-
-
-def _stored(
-    kind: Kind, config: Config, leaves: Mapping[str, _Leaf], train: Any, fixed: Any
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Tensors by PEFT's names, and the modules that they are of."""
-    names = {leaf.name: name for name, leaf in leaves.items()}
-    stored: dict[str, np.ndarray] = {}
-    modules = []
-    for leaf in train:
-        if leaf not in names:
-            raise WeightSpaceError(f"the adapter changes {leaf!r}, which the model lacks")
-        module, _, last = names[leaf].rpartition(".")
-        if last != "weight":
-            raise WeightSpaceError(f"{leaf}: PEFT's adapters are of weights, and it is a {last}")
-        host = ({part: np.asarray(x) for part, x in of[leaf].items()} for of in (train, fixed))
-        modules.append(module)
-        for part, value in kind.write(config, *host).items():
-            stored[f"{PREFIX}{module}.{part}"] = value
-    return stored, modules
-
-
-def _ranks(kind: Kind, config: Config, stored: Arrays) -> dict[str, Any]:
-    """The fields that say the ranks of factors."""
-    part, axis = kind.rank
-    found = {
-        name.removeprefix(PREFIX).removesuffix(f".{part}"): value.shape[axis]
-        for name, value in stored.items()
-        if name.endswith(f".{part}")
-    }
-    rank = max(found.values(), default=config.get("r", 1))
-    return {"r": rank, "rank_pattern": {m: r for m, r in found.items() if r != rank}}
-
-
-def _check_same(params: Params, ours: Peft, theirs: Peft) -> None:
-    """Refuse a configuration under which the tensors would make another model."""
-    models = [p.adapter.apply(params, p.train, p.fixed) for p in (ours, theirs)]
-    kept = [jax.tree.leaves(model, is_leaf=is_factored) for model in (params, *models)]
-    for name, base, *pair in zip(tree.named_leaves(params), *kept, strict=True):
-        if pair[0] is pair[1]:
-            continue
-        left, right = (np.asarray(wide(leaf)) for leaf in pair)
-        change = np.linalg.norm(left - np.asarray(wide(base)))
-        room = 1e-3 * change + 1e-6 * np.linalg.norm(left)
-        if not np.linalg.norm(left - right) <= room:
-            raise WeightSpaceError(
-                f"{name}: the configuration makes another change of it than the adapter does; "
-                "give its fields the numbers that the adapter was made with (lora_alpha, ...)"
-            )
-
-
-def write_peft(
-    folder: str | os.PathLike[str],
-    params: Params,
-    adapter: Adapter,
-    train: Any,
-    fixed: Any,
-    config: Config,
-    rules: Sequence[Rule] = (),
-) -> None:
-    """Write an adapter as PEFT's folder, which `PeftModel.from_pretrained` loads.
-
-    What is written is read back and compared before anything stands under the final name.
-
-    Args:
-      folder: a new or empty folder.
-      params: the base.
-      adapter: what the adapter does.
-      train: its trained part.
-      fixed: its fixed part.
-      config: PEFT's fields: `peft_type` and what shapes do not tell (`lora_alpha`, `use_rslora`,
-        ...; what is left out has PEFT's default). Ranks, targets and biases are filled in.
-      rules: a name map, as of `read_peft`.
-
-    Raises:
-      WeightSpaceError: if the folder is taken, the kind or a field is not known, a leaf has no
-        place in such an adapter, or the configuration would make another model of it.
-
-    Example:
-        >>> import jax, tempfile, wslax as ws
-        >>> params = {"fc": {"kernel": np.zeros((3, 2), np.float32)}}
-        >>> adapter = ws.adapt.lora(1, alpha=2)
-        >>> parts = adapter.init(jax.random.key(0), params)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     config = {"peft_type": "LORA", "lora_alpha": 2}
-        ...     write_peft(f"{folder}/adapter", params, adapter, *parts, config)
-        ...     sorted(ws.io.load(f"{folder}/adapter/adapter_model.safetensors"))
-        ['base_model.model.fc.lora_A.weight', 'base_model.model.fc.lora_B.weight']
-    """
-    out = pathlib.Path(folder)
-    check_free(out)
-    kind, leaves = kind_of(config), _leaves(params, rules)
-    stored, modules = _stored(kind, config, leaves, train, fixed)
-    filled = {"task_type": None, "base_model_name_or_path": None, "inference_mode": True}
-    filled |= config | targets(modules, [], leaves) | _ranks(kind, config, stored)
-    theirs = _read(filled, stored, params, rules)
-    _check_same(params, Peft(adapter, train, fixed, filled), theirs)
-    write_folder(out, stored, filled)

@@ -42,21 +42,24 @@ class Kind(NamedTuple):
       fields: of the configuration, beside `FIELDS`.
       read: `(config, module, parts) -> Module`.
       write: `(config, train, fixed) -> parts`, the way back.
-      ranked: whether `r` is the rank of its factors.
+      rank: part and its axis that is as long as the rank.
+      integers: how names of tensors end that are no floats.
     """
 
     parts: tuple[tuple[str, ...], ...]
     fields: str
     read: Callable[[Config, str, Arrays], Module]
     write: Callable[[Config, Arrays, Arrays], dict[str, np.ndarray]]
+    rank: tuple[str, int]
+    integers: tuple[str, ...] = ()
 
 
 # Fields that every kind may have and that no number depends on once tensors and shapes are known.
-FIELDS = frozenset(
-    "auto_mapping base_model_name_or_path bias exclude_modules fan_in_fan_out inference_mode "
-    "init_weights layers_pattern layers_to_transform modules_to_save peft_type peft_version "
-    "revision runtime_config target_modules task_type".split()
-)
+FIELDS = """
+    auto_mapping base_model_name_or_path bias exclude_modules fan_in_fan_out inference_mode
+    init_weights layers_pattern layers_to_transform modules_to_save peft_type peft_version revision
+    runtime_config target_modules task_type
+"""
 
 
 def _read_lora(config: Config, module: str, parts: Arrays) -> Module:
@@ -82,6 +85,7 @@ KINDS = {
         "use_dora use_qalora use_rslora velora_config",
         _read_lora,
         _write_lora,
+        ("lora_A.weight", 0),
     ),
 }
 
@@ -101,7 +105,7 @@ def kind_of(config: Config) -> Kind:
         raise WeightSpaceError(
             f"peft_type: {name!r} is not read here.{did_you_mean(str(name), KINDS)}"
         )
-    known = FIELDS | set(KINDS[name].fields.split())
+    known = f"{FIELDS} {KINDS[name].fields}".split()
     for field, value in config.items():
         if field not in known and value:
             raise WeightSpaceError(

@@ -1,0 +1,119 @@
+"""Adapters, written as PEFT's folders."""
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from wslax import tree
+from wslax.adapt.peft.kinds import Arrays, Config, Kind, kind_of
+from wslax.adapt.peft.reading import Leaf, Peft, leaves_of, understood
+from wslax.adapter import Adapter
+from wslax.errors import WeightSpaceError
+from wslax.io.atomic import check_free
+from wslax.io.layout import Rule
+from wslax.io.peft import PREFIX, targets, write_folder
+from wslax.trace.leaves import is_factored, wide
+from wslax.typing import Params
+
+
+def _stored(
+    kind: Kind, config: Config, leaves: Mapping[str, Leaf], train: Any, fixed: Any
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Tensors by PEFT's names, and the modules that they are of."""
+    names = {leaf.name: name for name, leaf in leaves.items()}
+    stored: dict[str, np.ndarray] = {}
+    modules = []
+    for leaf in train:
+        if leaf not in names:
+            raise WeightSpaceError(f"the adapter changes {leaf!r}, which the model lacks")
+        module, _, last = names[leaf].rpartition(".")
+        if last != "weight":
+            raise WeightSpaceError(f"{leaf}: PEFT's adapters are of weights, and it is a {last}")
+        host = ({part: np.asarray(x) for part, x in of[leaf].items()} for of in (train, fixed))
+        modules.append(module)
+        for part, value in kind.write(config, *host).items():
+            stored[f"{PREFIX}{module}.{part}"] = value
+    return stored, modules
+
+
+def _ranks(kind: Kind, stored: Arrays) -> dict[str, Any]:
+    """The fields that say the ranks of factors."""
+    part, axis = kind.rank
+    found = {
+        name.removeprefix(PREFIX).removesuffix(f".{part}"): value.shape[axis]
+        for name, value in stored.items()
+        if name.endswith(f".{part}")
+    }
+    rank = max(found.values())
+    return {"r": rank, "rank_pattern": {m: r for m, r in found.items() if r != rank}}
+
+
+def _check_same(params: Params, ours: Peft, theirs: Peft) -> None:
+    """Refuse a configuration under which the tensors would make another model."""
+    models = [p.adapter.apply(params, p.train, p.fixed) for p in (ours, theirs)]
+    kept = [jax.tree.leaves(model, is_leaf=is_factored) for model in (params, *models)]
+    for name, base, *pair in zip(tree.named_leaves(params), *kept, strict=True):
+        if pair[0] is pair[1]:
+            continue
+        left, right = (np.asarray(wide(leaf)) for leaf in pair)
+        change = np.linalg.norm(left - np.asarray(wide(base)))
+        room = 1e-3 * change + 1e-6 * np.linalg.norm(left)
+        if not np.linalg.norm(left - right) <= room:
+            raise WeightSpaceError(
+                f"{name}: the configuration makes another change of it than the adapter does; "
+                "give its fields the numbers that the adapter was made with (lora_alpha, ...)"
+            )
+
+
+def write_peft(
+    folder: str | os.PathLike[str],
+    params: Params,
+    adapter: Adapter,
+    train: Any,
+    fixed: Any,
+    config: Config,
+    rules: Sequence[Rule] = (),
+) -> None:
+    """Write an adapter as PEFT's folder, which `PeftModel.from_pretrained` loads.
+
+    What is written is read back and compared before anything stands under the final name.
+
+    Args:
+      folder: a new or empty folder.
+      params: the base.
+      adapter: what the adapter does.
+      train: its trained part.
+      fixed: its fixed part.
+      config: PEFT's fields: `peft_type` and what shapes do not tell (`lora_alpha`, `use_rslora`,
+        ...; what is left out has PEFT's default). Ranks, targets and biases are filled in.
+      rules: a name map, as of `read_peft`.
+
+    Raises:
+      WeightSpaceError: if the folder is taken, the kind or a field is not known, a leaf has no
+        place in such an adapter, or the configuration would make another model of it.
+
+    Example:
+        >>> import jax, tempfile, wslax as ws
+        >>> params = {"fc": {"kernel": np.zeros((3, 2), np.float32)}}
+        >>> adapter = ws.adapt.lora(1, alpha=2)
+        >>> parts = adapter.init(jax.random.key(0), params)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     config = {"peft_type": "LORA", "lora_alpha": 2}
+        ...     write_peft(f"{folder}/adapter", params, adapter, *parts, config)
+        ...     sorted(ws.io.load(f"{folder}/adapter/adapter_model.safetensors"))
+        ['base_model.model.fc.lora_A.weight', 'base_model.model.fc.lora_B.weight']
+    """
+    out = pathlib.Path(folder)
+    check_free(out)
+    kind, leaves = kind_of(config), leaves_of(params, rules)
+    stored, modules = _stored(kind, config, leaves, train, fixed)
+    filled = {"task_type": None, "base_model_name_or_path": None, "inference_mode": True}
+    filled |= {} if "r" in config else _ranks(kind, stored)
+    filled |= config | targets(modules, [], leaves)
+    theirs = understood(filled, stored, params, rules)
+    _check_same(params, Peft(adapter, train, fixed, filled), theirs)
+    write_folder(out, stored, filled)
