@@ -10,28 +10,38 @@ if TYPE_CHECKING:
     from wslax.adapt.extraction import extract as extract
     from wslax.adapt.factors import factorise as factorise
     from wslax.adapt.heads import weight_align as weight_align
-    from wslax.adapt.joined import joined as joined
+    from wslax.adapt.leaves import additive as additive
+    from wslax.adapt.leaves import biases as biases
+    from wslax.adapt.leaves import norms as norms
     from wslax.adapt.low_rank import lora as lora
-    from wslax.adapt.peft.reading import Peft as Peft
-    from wslax.adapt.peft.reading import read_peft as read_peft
-    from wslax.adapt.peft.writing import write_peft as write_peft
+    from wslax.adapt.low_rank import pissa as pissa
+    from wslax.adapt.low_rank import vera as vera
+    from wslax.adapt.rates import lora_plus as lora_plus
+    from wslax.adapt.scaling import dora as dora
+    from wslax.adapt.scaling import ia3 as ia3
     from wslax.adapter import Adapter as Adapter
+    from wslax.adapter import chain as chain
     from wslax.adapter import fused as fused
 
 __getattr__, __all__ = attach(
     __name__,
     {
         "Adapter": "wslax.adapter",
-        "Peft": "wslax.adapt.peft.reading",
+        "additive": "wslax.adapt.leaves",
+        "biases": "wslax.adapt.leaves",
+        "chain": "wslax.adapter",
+        "dora": "wslax.adapt.scaling",
         "Extracted": "wslax.adapt.extraction",
         "Extraction": "wslax.adapt.extraction",
         "extract": "wslax.adapt.extraction",
         "factorise": "wslax.adapt.factors",
         "fused": "wslax.adapter",
-        "joined": "wslax.adapt.joined",
+        "ia3": "wslax.adapt.scaling",
         "lora": "wslax.adapt.low_rank",
-        "read_peft": "wslax.adapt.peft.reading",
+        "lora_plus": "wslax.adapt.rates",
+        "norms": "wslax.adapt.leaves",
+        "pissa": "wslax.adapt.low_rank",
+        "vera": "wslax.adapt.low_rank",
         "weight_align": "wslax.adapt.heads",
-        "write_peft": "wslax.adapt.peft.writing",
     },
 )
