@@ -10,10 +10,14 @@ if TYPE_CHECKING:
     from wslax.trace.leaves import Mix as Mix
     from wslax.trace.leaves import Sparse as Sparse
     from wslax.trace.leaves import over_members as over_members
+    from wslax.trace.structured import BlockAffine as BlockAffine
+    from wslax.trace.structured import Kronecker as Kronecker
+    from wslax.trace.structured import Turned as Turned
     from wslax.trace.tapping import taps as taps
 
 __getattr__, __all__ = attach(
     __name__,
     {name: "wslax.trace.leaves" for name in ("LowRank", "Mix", "Sparse", "over_members")}
+    | {name: "wslax.trace.structured" for name in ("BlockAffine", "Kronecker", "Turned")}
     | {"factored": "wslax.trace.forward", "taps": "wslax.trace.tapping"},
 )
