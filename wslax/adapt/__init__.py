@@ -5,18 +5,34 @@ from typing import TYPE_CHECKING
 from wslax._lazy import attach
 
 if TYPE_CHECKING:
+    from wslax.adapt.blocks import bone as bone
+    from wslax.adapt.blocks import miss as miss
+    from wslax.adapt.companding import compander as compander
     from wslax.adapt.extraction import Extracted as Extracted
     from wslax.adapt.extraction import Extraction as Extraction
     from wslax.adapt.extraction import extract as extract
     from wslax.adapt.factors import factorise as factorise
     from wslax.adapt.heads import weight_align as weight_align
     from wslax.adapt.low_rank import lora as lora
+    from wslax.adapt.orthogonal import boft as boft
+    from wslax.adapt.orthogonal import oft as oft
+    from wslax.adapt.products import loha as loha
+    from wslax.adapt.products import lokr as lokr
+    from wslax.adapt.prunable import splopa as splopa
+    from wslax.adapt.prunable import splora as splora
+    from wslax.adapt.prunable import sppara as sppara
+    from wslax.adapt.slicing import take as take
     from wslax.adapter import Adapter as Adapter
     from wslax.adapter import fused as fused
 
 __getattr__, __all__ = attach(
     __name__,
-    {
+    {name: "wslax.adapt.blocks" for name in ("bone", "miss")}
+    | {name: "wslax.adapt.orthogonal" for name in ("boft", "oft")}
+    | {name: "wslax.adapt.prunable" for name in ("splopa", "splora", "sppara")}
+    | {name: "wslax.adapt.products" for name in ("loha", "lokr")}
+    | {"compander": "wslax.adapt.companding", "take": "wslax.adapt.slicing"}
+    | {
         "Adapter": "wslax.adapter",
         "Extracted": "wslax.adapt.extraction",
         "Extraction": "wslax.adapt.extraction",
