@@ -9,11 +9,12 @@ from wslax.adapt.leafwise import Parts, leafwise
 from wslax.adapt.starts import check_divides
 from wslax.adapter import Adapter
 from wslax.errors import WeightSpaceError
+from wslax.symmetry.types import Groups
 from wslax.trace import BlockAffine, Kronecker
 from wslax.typing import Key, Where
 
 
-def bone(size: int = 64, *, where: Where = None) -> Adapter:
+def bone(size: int = 64, *, where: Where = None, groups: Groups | None = None) -> Adapter:
     r"""Bone: \(W_{ij} + C_j W_{ij} + C_j\) for each square block of each matrix `[in, out]`.
 
     One \(C_j\) for every block of columns, the same for all blocks of rows: the change is
@@ -29,13 +30,14 @@ def bone(size: int = 64, *, where: Where = None) -> Adapter:
     Args:
       size: of a block, static; divides both sides (64, the authors').
       where: globs of the leaves to adapt; by default all that are matrices of floats.
+      groups: the model's symmetry, for leaves in other layouts than `[in, out]`.
 
     Returns:
       The adapter.
 
     Raises:
-      WeightSpaceError: from `init`, if a leaf is no matrix or blocks do not fill it; from `apply`,
-        if the model lacks a leaf or has another shape there.
+      WeightSpaceError: from `init`, if a leaf is no matrix or blocks do not fill it; from `apply`
+        and `fuse`, if parts do not fit the model's leaves.
 
     References:
       Kang 2024, "Bone: Block-Affine Adaptation of Large Language Models", arXiv:2409.15371.
@@ -51,12 +53,14 @@ def bone(size: int = 64, *, where: Where = None) -> Adapter:
     def start(key: Key, name: str, leaf: Any) -> tuple[Parts, Parts]:
         check_divides(size, name, leaf, 0)
         check_divides(size, name, leaf, 1)
-        return {"maps": jnp.zeros((leaf.shape[1] // size, size, size), leaf.dtype)}, {}
+        return {"maps": jnp.zeros((leaf.shape[1] // size, size, size), tree.wide(leaf))}, {}
 
-    return leafwise(start, lambda leaf, parts: BlockAffine(leaf, parts["maps"]), where)
+    return leafwise(start, lambda leaf, parts: BlockAffine(leaf, parts["maps"]), where, groups)
 
 
-def miss(rank: int = 64, *, width: int | None = None, where: Where = None) -> Adapter:
+def miss(
+    rank: int = 64, *, width: int | None = None, where: Where = None, groups: Groups | None = None
+) -> Adapter:
     r"""MiSS: \(W_i + B\) for each block \(W_i\) of `rank` rows of each matrix `[in, out]`.
 
     All blocks of rows get the same \(B\), so a forward pass sums its input over the blocks and
@@ -73,14 +77,15 @@ def miss(rank: int = 64, *, width: int | None = None, where: Where = None) -> Ad
       rank: r, static, at most the inputs (64, PEFT's).
       width: of the block, static, divides the outputs; by default all of them.
       where: globs of the leaves to adapt; by default all that are matrices of floats.
+      groups: the model's symmetry, for leaves in other layouts than `[in, out]`.
 
     Returns:
       The adapter.
 
     Raises:
       WeightSpaceError: from `init`, if a leaf is no matrix, has fewer inputs than the rank, or
-        blocks do not fill its outputs; from `apply`, if the model lacks a leaf or has another
-        shape there.
+        blocks do not fill its outputs; from `apply` and `fuse`, if parts do not fit the model's
+        leaves.
 
     References:
       Kang and Yin 2024, "MiSS", arXiv:2409.15371 (later versions, also under the names Bone and
@@ -104,7 +109,7 @@ def miss(rank: int = 64, *, width: int | None = None, where: Where = None) -> Ad
             )
         if width is not None:
             check_divides(width, name, leaf, 1)
-        return {"block": jnp.zeros((rank, width or columns), leaf.dtype)}, {}
+        return {"block": jnp.zeros((rank, width or columns), tree.wide(leaf))}, {}
 
     def change(leaf: Any, parts: Parts) -> Kronecker:
         rows, columns = leaf.shape
@@ -112,4 +117,4 @@ def miss(rank: int = 64, *, width: int | None = None, where: Where = None) -> Ad
         ones = jnp.ones((1, -(-rows // rank), 1), block.dtype)
         return Kronecker(leaf, ones, jnp.tile(block, (1, columns // block.shape[1]))[None])
 
-    return leafwise(start, change, where)
+    return leafwise(start, change, where, groups)

@@ -10,15 +10,19 @@ from wslax import tree
 from wslax.adapt.leafwise import Parts, leafwise
 from wslax.adapter import Adapter
 from wslax.errors import WeightSpaceError
+from wslax.symmetry.types import Groups
+from wslax.trace.leaves import wide
 from wslax.typing import Key, Where
 
 
-def compander(a: float, b: float, *, learn: bool = False, where: Where = None) -> Adapter:
+def compander(
+    a: float, b: float, *, learn: bool = False, where: Where = None, groups: Groups | None = None
+) -> Adapter:
     r"""Weight compander: \(w = a \arctan(v / b)\), and \(v\) is trained.
 
     Steep at zero and bounded by \(a\,\pi/2\): a step of \(v\) moves a weight by \(ab / (b^2 +
     v^2)\) times as much, most at zero, where it is \(a/b\), so weights leave zero and none gets
-    large. `train` holds `value`, the \(v = b \tan(w / a)\) of the base, in float32 for half types;
+    large. `train` holds `value`, the \(v = b \tan(w / a)\) of the base;
     with `learn` also `a` and `b`, scalars, one of each a leaf; else these are in `fixed`. The base
     is where training starts and is not used afterwards.
 
@@ -31,6 +35,7 @@ def compander(a: float, b: float, *, learn: bool = False, where: Where = None) -
       b: scale of what is trained; below `a` to push weights from zero.
       learn: whether `a` and `b` are trained too.
       where: globs of the leaves to adapt; by default all that are matrices of floats.
+      groups: the model's symmetry, for leaves in other layouts than `[in, out]`.
 
     Returns:
       The adapter. Its changed leaves are arrays.
@@ -38,7 +43,7 @@ def compander(a: float, b: float, *, learn: bool = False, where: Where = None) -
     Raises:
       WeightSpaceError: if `a` or `b` is not positive; from `init`, if a leaf is no matrix, or has a
         weight that is not traced beyond the bound (one that is traced goes to the bound); from
-        `apply`, if the model lacks a leaf or has another shape there.
+        `apply` and `fuse`, if parts do not fit the model's leaves.
 
     References:
       Cakaj, Mehnert and Yang 2023, "Weight Compander: A Simple Weight Reparameterization for
@@ -55,7 +60,7 @@ def compander(a: float, b: float, *, learn: bool = False, where: Where = None) -
         raise WeightSpaceError(f"expected positive a and b, got {a} and {b}")
 
     def start(key: Key, name: str, leaf: Any) -> tuple[Parts, Parts]:
-        w = jnp.asarray(leaf).astype(tree.wide(leaf))
+        w = wide(leaf)
         most = a * np.pi / 2
         largest = abs(w).max()
         if not isinstance(largest, jax.core.Tracer) and not largest < most:
@@ -69,6 +74,6 @@ def compander(a: float, b: float, *, learn: bool = False, where: Where = None) -
         return ({"value": value, **scales}, {}) if learn else ({"value": value}, scales)
 
     def change(leaf: Any, parts: Parts) -> Any:
-        return tree.cast_like(parts["a"] * jnp.arctan(parts["value"] / parts["b"]), leaf)
+        return parts["a"] * jnp.arctan(parts["value"] / parts["b"])
 
-    return leafwise(start, change, where)
+    return leafwise(start, change, where, groups)

@@ -9,6 +9,7 @@ from wslax import random, tree
 from wslax.adapt.leafwise import Parts, leafwise
 from wslax.adapter import Adapter
 from wslax.errors import WeightSpaceError
+from wslax.symmetry.types import Groups
 from wslax.trace import LowRank
 from wslax.typing import Key, Where
 
@@ -22,24 +23,34 @@ def _checked_rank(rank: int, name: str, leaf: Any) -> None:
         )
 
 
-def lora(rank: int, *, alpha: Any = None, rslora: bool = False, where: Where = None) -> Adapter:
+def lora(
+    rank: int,
+    *,
+    alpha: Any = None,
+    rslora: bool = False,
+    where: Where = None,
+    groups: Groups | None = None,
+) -> Adapter:
     r"""LoRA: \(W + s\, D U\) with thin \(D\) and \(U\) beside a frozen \(W\).
 
     `train` holds for each matrix `[in, out]` the factors `down` `[in, rank]`, uniform within
-    \(\pm 1/\sqrt{in}\) (PEFT's start), and `up` `[rank, out]`, zero, in the matrix's dtype.
+    \(\pm 1/\sqrt{in}\) (PEFT's start), and `up` `[rank, out]`, zero. They are float32 (float64 for
+    float64) whatever the base is, as in PEFT: what trains in bfloat16 loses small steps.
 
     Args:
       rank: r, static, at most the smaller side.
       alpha: \(s = \alpha / r\); by default the rank, so that \(s = 1\).
       rslora: \(s = \alpha / \sqrt r\) instead, which keeps the size of updates over ranks.
       where: globs of the leaves to adapt; by default all that are matrices of floats.
+      groups: the model's symmetry, for leaves in other layouts than `[in, out]`: stacked layers,
+        heads, PyTorch's `[out, in]`.
 
     Returns:
       The adapter.
 
     Raises:
-      WeightSpaceError: from `init`, if a leaf is no matrix or has no such rank; from `apply`, if
-        the model lacks a leaf or has another shape there.
+      WeightSpaceError: from `init`, if a leaf is no matrix or has no such rank; from `apply` and
+        `fuse`, if parts do not fit the model's leaves.
 
     References:
       Hu et al. 2021, arXiv:2106.09685, section 4.1; Kalajdzievski 2023, arXiv:2312.03732 (rsLoRA).
@@ -58,10 +69,10 @@ def lora(rank: int, *, alpha: Any = None, rslora: bool = False, where: Where = N
         rows, columns = leaf.shape
         words = random.bits(key, f"adapt/{name}", rows * rank, xp=jnp)
         uniform = (2 * random.uniform(words) - 1) / np.float32(rows**0.5)
-        down = uniform.reshape(rows, rank).astype(leaf.dtype)
-        return {"down": down, "up": jnp.zeros((rank, columns), leaf.dtype)}, {}
+        down = uniform.reshape(rows, rank).astype(tree.wide(leaf))
+        return {"down": down, "up": jnp.zeros((rank, columns), down.dtype)}, {}
 
     def change(leaf: Any, parts: Parts) -> LowRank:
         return LowRank(leaf, parts["down"], parts["up"], scale)
 
-    return leafwise(start, change, where)
+    return leafwise(start, change, where, groups)

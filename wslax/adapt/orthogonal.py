@@ -10,6 +10,7 @@ from wslax.adapt.leafwise import Parts, leafwise
 from wslax.adapt.starts import check_divides
 from wslax.adapter import Adapter
 from wslax.errors import WeightSpaceError
+from wslax.symmetry.types import Groups
 from wslax.trace import Scaled, Turned
 from wslax.typing import Array, Key, Where
 
@@ -17,23 +18,23 @@ from wslax.typing import Array, Key, Where
 def _rotations(skew: Array, size: int) -> Array:
     """Cayley's rotations `[..., size, size]` of skew matrices by their upper triangles."""
     rows, columns = np.triu_indices(size, 1)
-    values = skew.astype(tree.wide(skew))
-    upper = jnp.zeros((*skew.shape[:-1], size, size), values.dtype)
-    upper = upper.at[..., rows, columns].set(values)
+    skew = skew.astype(tree.wide(skew))
+    upper = jnp.zeros((*skew.shape[:-1], size, size), skew.dtype)
+    upper = upper.at[..., rows, columns].set(skew)
     q = upper - jnp.swapaxes(upper, -1, -2)
     one = jnp.broadcast_to(jnp.eye(size, dtype=q.dtype), q.shape)
     return jnp.linalg.solve(one - q, one + q)
 
 
 def _skew(levels: int, size: int, leaf: Any) -> Array:
-    return jnp.zeros((levels, leaf.shape[0] // size, size * (size - 1) // 2), leaf.dtype)
+    return jnp.zeros((levels, leaf.shape[0] // size, size * (size - 1) // 2), tree.wide(leaf))
 
 
 def _turned(leaf: Any, skew: Array, size: int) -> Turned:
-    return Turned(leaf, _rotations(skew, size).astype(leaf.dtype))
+    return Turned(leaf, _rotations(skew, size))
 
 
-def oft(block_size: int = 32, *, where: Where = None) -> Adapter:
+def oft(block_size: int = 32, *, where: Where = None, groups: Groups | None = None) -> Adapter:
     r"""OFT: \(R W\), inputs rotated block by block before each matrix `[in, out]`.
 
     \(R\) is block-diagonal; each block is \((I + Q)(I - Q)^{-1}\) of a skew \(Q\), Cayley's
@@ -47,13 +48,14 @@ def oft(block_size: int = 32, *, where: Where = None) -> Adapter:
     Args:
       block_size: b, static; divides the inputs (32, PEFT's `oft_block_size`).
       where: globs of the leaves to adapt; by default all that are matrices of floats.
+      groups: the model's symmetry, for leaves in other layouts than `[in, out]`.
 
     Returns:
       The adapter.
 
     Raises:
       WeightSpaceError: from `init`, if a leaf is no matrix or blocks do not fill its inputs; from
-        `apply`, if the model lacks a leaf or has another shape there.
+        `apply` and `fuse`, if parts do not fit the model's leaves.
 
     References:
       Qiu et al. 2023, "Controlling Text-to-Image Diffusion by Orthogonal Finetuning",
@@ -72,10 +74,14 @@ def oft(block_size: int = 32, *, where: Where = None) -> Adapter:
         check_divides(block_size, name, leaf, 0)
         return {"skew": _skew(1, block_size, leaf)}, {}
 
-    return leafwise(start, lambda leaf, parts: _turned(leaf, parts["skew"], block_size), where)
+    return leafwise(
+        start, lambda leaf, parts: _turned(leaf, parts["skew"], block_size), where, groups
+    )
 
 
-def boft(block_size: int = 4, factors: int = 1, *, where: Where = None) -> Adapter:
+def boft(
+    block_size: int = 4, factors: int = 1, *, where: Where = None, groups: Groups | None = None
+) -> Adapter:
     r"""BOFT: \(M_{m-1} \cdots M_0 W\,\mathrm{diag}(s)\), a butterfly of rotations and a scale.
 
     \(M_0\) is OFT's block-diagonal rotation; the blocks of \(M_i\) pair half blocks that lie
@@ -90,14 +96,15 @@ def boft(block_size: int = 4, factors: int = 1, *, where: Where = None) -> Adapt
       block_size: b, static (4, PEFT's).
       factors: m, static; \(2^{m-1} b\) divides the inputs (1, PEFT's).
       where: globs of the leaves to adapt; by default all that are matrices of floats.
+      groups: the model's symmetry, for leaves in other layouts than `[in, out]`.
 
     Returns:
       The adapter.
 
     Raises:
       WeightSpaceError: if there is no factor, or an odd block in a butterfly; from `init`, if a
-        leaf is no matrix or the butterfly does not fill its inputs; from `apply`, if the model
-        lacks a leaf or has another shape there.
+        leaf is no matrix or the butterfly does not fill its inputs; from `apply` and `fuse`, if
+        parts do not fit the model's leaves.
 
     References:
       Liu et al. 2024, "Parameter-Efficient Orthogonal Finetuning via Butterfly Factorization",
@@ -118,10 +125,10 @@ def boft(block_size: int = 4, factors: int = 1, *, where: Where = None) -> Adapt
 
     def start(key: Key, name: str, leaf: Any) -> tuple[Parts, Parts]:
         check_divides(block_size * 2 ** (factors - 1), name, leaf, 0)
-        ones = jnp.ones(leaf.shape[1], leaf.dtype)
+        ones = jnp.ones(leaf.shape[1], tree.wide(leaf))
         return {"scale": ones, "skew": _skew(factors, block_size, leaf)}, {}
 
     def change(leaf: Any, parts: Parts) -> Scaled:
         return Scaled(_turned(leaf, parts["skew"], block_size), parts["scale"][None, :])
 
-    return leafwise(start, change, where)
+    return leafwise(start, change, where, groups)

@@ -5,16 +5,20 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from wslax import tree
 from wslax.adapt.leafwise import Parts, leafwise
 from wslax.adapt.low_rank import _checked_rank
 from wslax.adapt.starts import uniform
 from wslax.adapter import Adapter
 from wslax.errors import WeightSpaceError
+from wslax.symmetry.types import Groups
 from wslax.trace import Kronecker, LowRank
 from wslax.typing import Key, Where
 
 
-def loha(rank: int = 8, *, alpha: Any = None, where: Where = None) -> Adapter:
+def loha(
+    rank: int = 8, *, alpha: Any = None, where: Where = None, groups: Groups | None = None
+) -> Adapter:
     r"""LoHa: \(W + s\,(D_1 U_1) \odot (D_2 U_2)\), an elementwise product of two thin products.
 
     The change has rank up to \(r^2\) from twice the numbers of LoRA. It is kept as that: a thin
@@ -29,13 +33,14 @@ def loha(rank: int = 8, *, alpha: Any = None, where: Where = None) -> Adapter:
       rank: r, static, at most the smaller side (8, PEFT's).
       alpha: \(s = \alpha / r\); by default the rank (PEFT's 8 for its rank).
       where: globs of the leaves to adapt; by default all that are matrices of floats.
+      groups: the model's symmetry, for leaves in other layouts than `[in, out]`.
 
     Returns:
       The adapter.
 
     Raises:
-      WeightSpaceError: from `init`, if a leaf is no matrix or has no such rank; from `apply`, if
-        the model lacks a leaf or has another shape there.
+      WeightSpaceError: from `init`, if a leaf is no matrix or has no such rank; from `apply` and
+        `fuse`, if parts do not fit the model's leaves.
 
     References:
       Hyeon-Woo et al. 2022, "FedPara", arXiv:2108.06098, section 2.2; Yeh et al. 2024, "LyCORIS",
@@ -52,7 +57,7 @@ def loha(rank: int = 8, *, alpha: Any = None, where: Where = None) -> Adapter:
 
     def start(key: Key, name: str, leaf: Any) -> tuple[Parts, Parts]:
         _checked_rank(rank, name, leaf)
-        (rows, columns), dtype = leaf.shape, leaf.dtype
+        (rows, columns), dtype = leaf.shape, tree.wide(leaf)
         draw = lambda part, shape, fan: uniform(key, f"{name}/{part}", shape, fan**-0.5, dtype)
         return {
             "down_1": draw("down_1", (rows, rank), rows),
@@ -67,7 +72,7 @@ def loha(rank: int = 8, *, alpha: Any = None, where: Where = None) -> Adapter:
         rows, columns = leaf.shape
         return LowRank(leaf, down.reshape(rows, -1), up.reshape(-1, columns), scale)
 
-    return leafwise(start, change, where)
+    return leafwise(start, change, where, groups)
 
 
 def _factors(size: int, factor: int | None) -> tuple[int, int]:
@@ -96,13 +101,14 @@ def lokr(
       factor: the smaller number of each split, where it divides the side, else at most that;
         by default the nearest to the root (PEFT's `decompose_factor` -1).
       where: globs of the leaves to adapt; by default all that are matrices of floats.
+      groups: the model's symmetry, for leaves in other layouts than `[in, out]`.
 
     Returns:
       The adapter.
 
     Raises:
       WeightSpaceError: from `init`, if a leaf is no matrix, or rank or factor is below 1; from
-        `apply`, if the model lacks a leaf or has another shape there.
+        `apply` and `fuse`, if parts do not fit the model's leaves.
 
     References:
       Yeh et al. 2024, "LyCORIS", arXiv:2309.14859, section 3.2; Edalati et al. 2022, "KronA",
@@ -121,8 +127,10 @@ def lokr(
 
     def start(key: Key, name: str, leaf: Any) -> tuple[Parts, Parts]:
         (i1, i2), (o1, o2) = (_factors(size, factor) for size in leaf.shape)
-        draw = lambda part, shape, fan: uniform(key, f"{name}/{part}", shape, fan**-0.5, leaf.dtype)
-        left = {"left": jnp.zeros((i1, o1), leaf.dtype)}
+        draw = lambda part, shape, fan: uniform(
+            key, f"{name}/{part}", shape, fan**-0.5, tree.wide(leaf)
+        )
+        left = {"left": jnp.zeros((i1, o1), tree.wide(leaf))}
         if rank < max(i2, o2) / 2:
             return left | {
                 "right_down": draw("right_down", (i2, rank), i2),
@@ -135,4 +143,4 @@ def lokr(
         right = parts["right"] if whole else parts["right_down"] @ parts["right_up"]
         return Kronecker(leaf, scale * parts["left"][None], right[None])
 
-    return leafwise(start, change, where)
+    return leafwise(start, change, where, groups)

@@ -2,15 +2,20 @@
 
 from typing import Any
 
+from wslax import tree
 from wslax.adapt.leafwise import Parts, leafwise
 from wslax.adapt.low_rank import _checked_rank
 from wslax.adapt.starts import check_divides, uniform
 from wslax.adapter import Adapter
+from wslax.symmetry.types import Groups
 from wslax.trace import Kronecker, LowRank
+from wslax.trace.leaves import wide
 from wslax.typing import Key, Where
 
 
-def splora(rank: int = 16, *, init_range: float = 1e-4, where: Where = None) -> Adapter:
+def splora(
+    rank: int = 16, *, init_range: float = 1e-4, where: Where = None, groups: Groups | None = None
+) -> Adapter:
     r"""SPLoRA: \(W + D U\), a thin product that is pruned together with its base.
 
     As `lora` without a scale, and with a start near zero instead of at zero. `train` holds `down`
@@ -23,13 +28,14 @@ def splora(rank: int = 16, *, init_range: float = 1e-4, where: Where = None) -> 
       rank: r, static, at most the smaller side (16, the authors').
       init_range: of `up` (1e-4, the authors'); 0 begins at the base exactly.
       where: globs of the leaves to adapt; by default all that are matrices of floats.
+      groups: the model's symmetry, for leaves in other layouts than `[in, out]`.
 
     Returns:
       The adapter.
 
     Raises:
-      WeightSpaceError: from `init`, if a leaf is no matrix or has no such rank; from `apply`, if
-        the model lacks a leaf or has another shape there.
+      WeightSpaceError: from `init`, if a leaf is no matrix or has no such rank; from `apply` and
+        `fuse`, if parts do not fit the model's leaves.
 
     References:
       Hedegaard et al. 2022, "Structured Pruning Adapters", arXiv:2211.10155, section 4.
@@ -44,16 +50,20 @@ def splora(rank: int = 16, *, init_range: float = 1e-4, where: Where = None) -> 
 
     def start(key: Key, name: str, leaf: Any) -> tuple[Parts, Parts]:
         _checked_rank(rank, name, leaf)
-        (rows, columns), dtype = leaf.shape, leaf.dtype
+        (rows, columns), dtype = leaf.shape, tree.wide(leaf)
         return {
             "down": uniform(key, f"{name}/down", (rows, rank), (rows * rank) ** -0.5, dtype),
             "up": uniform(key, f"{name}/up", (rank, columns), init_range, dtype),
         }, {}
 
-    return leafwise(start, lambda leaf, parts: LowRank(leaf, parts["down"], parts["up"]), where)
+    return leafwise(
+        start, lambda leaf, parts: LowRank(leaf, parts["down"], parts["up"]), where, groups
+    )
 
 
-def sppara(*, init_range: float = 1e-4, where: Where = None) -> Adapter:
+def sppara(
+    *, init_range: float = 1e-4, where: Where = None, groups: Groups | None = None
+) -> Adapter:
     r"""SPPaRA: \(W + C\) with a whole matrix \(C\) that is pruned together with its base.
 
     `train` holds `change` `[in, out]`, uniform within `init_range`. The authors have it at the
@@ -62,13 +72,14 @@ def sppara(*, init_range: float = 1e-4, where: Where = None) -> Adapter:
     Args:
       init_range: of the start (1e-4, the authors'); 0 begins at the base exactly.
       where: globs of the leaves to adapt; by default all that are matrices of floats.
+      groups: the model's symmetry, for leaves in other layouts than `[in, out]`.
 
     Returns:
       The adapter. Its changed leaves are arrays.
 
     Raises:
-      WeightSpaceError: from `init`, if a leaf is no matrix; from `apply`, if the model lacks a leaf
-        or has another shape there.
+      WeightSpaceError: from `init`, if a leaf is no matrix; from `apply` and `fuse`, if parts do
+        not fit the model's leaves.
 
     References:
       Hedegaard et al. 2022, "Structured Pruning Adapters", arXiv:2211.10155, section 4.
@@ -81,9 +92,11 @@ def sppara(*, init_range: float = 1e-4, where: Where = None) -> Adapter:
     """
 
     def start(key: Key, name: str, leaf: Any) -> tuple[Parts, Parts]:
-        return {"change": uniform(key, f"{name}/change", leaf.shape, init_range, leaf.dtype)}, {}
+        return {
+            "change": uniform(key, f"{name}/change", leaf.shape, init_range, tree.wide(leaf))
+        }, {}
 
-    return leafwise(start, lambda leaf, parts: leaf + parts["change"], where)
+    return leafwise(start, lambda leaf, parts: wide(leaf) + parts["change"], where, groups)
 
 
 def splopa(
@@ -93,6 +106,7 @@ def splopa(
     rank: int = 1,
     init_range: float = 1e-4,
     where: Where = None,
+    groups: Groups | None = None,
 ) -> Adapter:
     r"""SPLoPA: \(W + \sum_k P_k \otimes D_k U_k\), low-rank blocks weighted by position.
 
@@ -108,13 +122,14 @@ def splopa(
       rank: of a prototype, static (1, the authors').
       init_range: of `prototype_up` (1e-4, the authors'); 0 begins at the base exactly.
       where: globs of the leaves to adapt; by default all that are matrices of floats.
+      groups: the model's symmetry, for leaves in other layouts than `[in, out]`.
 
     Returns:
       The adapter.
 
     Raises:
-      WeightSpaceError: from `init`, if a leaf is no matrix or blocks do not fill it; from `apply`,
-        if the model lacks a leaf or has another shape there.
+      WeightSpaceError: from `init`, if a leaf is no matrix or blocks do not fill it; from `apply`
+        and `fuse`, if parts do not fit the model's leaves.
 
     References:
       Hedegaard, "Structured Pruning Adapters", https://github.com/LukasHedegaard/
@@ -134,7 +149,9 @@ def splopa(
         check_divides(b, name, leaf, 1)
         places = (count, leaf.shape[0] // a, leaf.shape[1] // b)
         fan = places[1] * places[2]
-        draw = lambda part, shape, bound: uniform(key, f"{name}/{part}", shape, bound, leaf.dtype)
+        draw = lambda part, shape, bound: uniform(
+            key, f"{name}/{part}", shape, bound, tree.wide(leaf)
+        )
         return {
             "places": draw("places", places, fan**-0.5),
             "prototype_down": draw("prototype_down", (count, a, rank), (a * rank) ** -0.5),
@@ -144,4 +161,4 @@ def splopa(
     def change(leaf: Any, parts: Parts) -> Kronecker:
         return Kronecker(leaf, parts["places"], parts["prototype_down"] @ parts["prototype_up"])
 
-    return leafwise(start, change, where)
+    return leafwise(start, change, where, groups)

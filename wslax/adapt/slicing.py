@@ -1,35 +1,69 @@
 """An adapter's parts after its base was pruned."""
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from wslax import tree
+from wslax.adapt.layouts import PLAIN
 from wslax.errors import WeightSpaceError
 from wslax.symmetry import layout
 from wslax.symmetry.actions import checked_index
+from wslax.symmetry.matrices import MatrixAxes, matrix_axes
 from wslax.symmetry.types import Groups
 from wslax.typing import Array
 
-# Which axis of a part runs along which axis of its leaf `[in, out]`.
-ALONG: Mapping[str, Mapping[int, int]] = {
-    "down": {0: 0}, "up": {1: 1}, "change": {0: 0, 1: 1},
-}  # fmt: skip
+# What runs along the rows and the columns of a part: inputs, outputs, or what is the part's own.
+_RUNS = {"down": ("in", "rank"), "up": ("rank", "out"), "change": ("in", "out")}
 
 
-def _sliced(name: str, parts: Mapping[str, Any], axis: int, source: Array) -> dict[str, Any]:
-    """The parts of a leaf of which entries `source` are kept along an axis."""
-    found = {}
-    for part, x in parts.items():
-        if part not in ALONG:
-            raise WeightSpaceError(
-                f"{name}: no units run through its {part!r}; fuse the adapter before "
-                f"its base is pruned, or use one whose parts are among {', '.join(ALONG)}"
-            )
-        at = ALONG[part].get(axis)
-        found[part] = x if at is None else jnp.take(x, source, at)
-    return found
+class _Kept(NamedTuple):
+    """Which entries of an axis of a leaf are kept.
+
+    Attributes:
+      name: of the leaf.
+      shape: of the leaf.
+      axes: which of its axes are rows, and which columns.
+      axis: the one that gets shorter.
+      source: the entries.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axes: MatrixAxes
+    axis: int
+    source: Array
+
+
+def _sliced(kept: _Kept, part: str, x: Array) -> Array:
+    """One part `[*batch, rows, columns]`, unfolded to the leaf's axes and folded again."""
+    if part not in _RUNS:
+        raise WeightSpaceError(
+            f"{kept.name}: no units run through its {part!r}; fuse the adapter before its base is "
+            f"pruned, or use one whose parts are among {', '.join(_RUNS)}"
+        )
+    inside = {"in": kept.axes.consumed, "out": kept.axes.produced, "rank": (None,)}
+    batch = [a for a in range(len(kept.shape)) if a not in (*inside["in"], *inside["out"])]
+    rows, columns = (inside[side] for side in _RUNS[part])
+    order = [*batch, *rows, *columns]
+    own = x.size // math.prod(kept.shape[a] for a in order if a is not None)
+    sizes = [own if a is None else kept.shape[a] for a in order]
+    ends = len(batch), len(batch) + len(rows)
+    folded = (*sizes[: ends[0]], math.prod(sizes[slice(*ends)]), math.prod(sizes[ends[1] :]))
+    if x.shape != folded:
+        raise WeightSpaceError(
+            f"{kept.name}: expected {part} {list(folded)} for a leaf {list(kept.shape)}, got "
+            f"{tree.aval(x)}; make the adapter with these groups="
+        )
+    if kept.axis not in order:
+        return x
+    taken = jnp.take(x.reshape(sizes), kept.source, order.index(kept.axis))
+    rows_now = math.prod(taken.shape[slice(*ends)])
+    return taken.reshape(*taken.shape[: ends[0]], rows_now, -1)
 
 
 def take(parts: Any, groups: Groups, indices: Mapping[int, Array]) -> Any:
@@ -40,7 +74,8 @@ def take(parts: Any, groups: Groups, indices: Mapping[int, Array]) -> Any:
     `splora`, `sppara`.
 
     Args:
-      parts: `train` or `fixed`; an optimizer state of it goes through
+      parts: `train` or `fixed`, of an adapter made with the same `groups=`, or of one whose leaves
+        lie `[in, out]`; an optimizer state of it goes through
         `tree.map_like(lambda t: take(t, groups, indices), state, train)`.
       groups: the groups of the base.
       indices: group id to integers `[count]`, as for `symmetry.take`.
@@ -56,15 +91,17 @@ def take(parts: Any, groups: Groups, indices: Mapping[int, Array]) -> Any:
       Hedegaard et al. 2022, "Structured Pruning Adapters", arXiv:2211.10155, section 4.
 
     Example:
-        >>> import jax, numpy as np, wslax as ws
+        >>> import wslax as ws
         >>> params = {"a": np.ones((2, 3), np.float32), "b": np.ones((3, 2), np.float32)}
-        >>> groups = ws.symmetry.Groups.from_sites(
-        ...     params, [[("a", 1, "produced"), ("b", 0, "consumed")]])
+        >>> sites = [("a", 1, "produced"), ("b", 0, "consumed")]
+        >>> groups = ws.symmetry.Groups.from_sites(params, [sites])
         >>> train, _ = ws.adapt.splora(1).init(jax.random.key(0), params)
         >>> jax.tree.map(jax.numpy.shape, take(train, groups, {0: np.array([2, 0])}))
         {'a': {'down': (2, 1), 'up': (1, 2)}, 'b': {'down': (2, 1), 'up': (1, 2)}}
     """
     parts = dict(parts)
+    spec = {n: jax.ShapeDtypeStruct(shape, np.float32) for n, shape in groups.shape.items()}
+    axes = matrix_axes(spec, groups)
     for id, index in indices.items():
         index = checked_index(groups, id, index, permutation=False)
         if index.ndim > 1:
@@ -72,11 +109,12 @@ def take(parts: Any, groups: Groups, indices: Mapping[int, Array]) -> Any:
                 f"group {id}: expected one index [count] for all outer units, got "
                 f"{tree.aval(index)}; a part of an adapter is the same for all of them"
             )
-        for now, sites in layout.steps(groups, id, index.shape[0]):
-            site = sites[0]
+        for now, (site, *_) in layout.steps(groups, id, index.shape[0]):
             if site.name in parts:
-                length = now.shape[site.name][site.axis]
-                source = layout.along(site, length, index, jnp)
-                parts[site.name] = _sliced(site.name, parts[site.name], site.axis, source)
+                shape = now.shape[site.name]
+                source = layout.along(site, shape[site.axis], index, jnp)
+                kept = _Kept(site.name, shape, axes.get(site.name, PLAIN), site.axis, source)
+                old = parts[site.name]
+                parts[site.name] = {part: _sliced(kept, part, x) for part, x in old.items()}
         groups = layout.resize(groups, {id: index.shape[0]})
     return parts

@@ -1,6 +1,6 @@
 """Leaves changed by structured matrices: Kronecker products, rotations, affine maps of blocks.
 
-All are matrices `[in, out]`; `dense` takes stacks of them too.
+All are matrices `[in, out]`; `Matrices` lays them out as a leaf of any shape.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from wslax.trace.leaves import Factored, is_factored
+from wslax.trace.leaves import Dot, Factored, is_factored, plus, product, rows, wide
 from wslax.typing import Array
 
 
@@ -33,15 +33,13 @@ class Kronecker(Factored):
     left: Any
     right: Any
 
-    def dense(self) -> Array:
-        """The leaf written out."""
-        change = jnp.einsum("...kab,...kcd->...acbd", self.left, self.right)
-        *stack, a, c, b, d = change.shape
-        rows, columns = self.shape[-2:]
-        change = change.reshape(*stack, a * c, b * d)[..., :rows, :columns]
-        return self.base + change.astype(self.dtype)
+    def wide(self) -> Array:
+        """The leaf written out in float32 (float64 for float64)."""
+        change = jnp.einsum("kab,kcd->acbd", wide(self.left), wide(self.right))
+        a, c, b, d = change.shape
+        return plus(wide(self.base), change.reshape(a * c, b * d)[: self.shape[0], : self.shape[1]])
 
-    def contract(self, x: Array, axes: tuple[int, ...], dot: Any) -> Array | None:
+    def contract(self, x: Array, axes: tuple[int, ...], dot: Dot) -> Array | None:
         """`x` with its last axis folded in two, which meet one factor each; the cheaper first."""
         if axes not in ((0,), (1,)):
             return None
@@ -60,17 +58,17 @@ class Kronecker(Factored):
             half = dot(folded, right, (x.ndim,), (1,))
             change = jnp.swapaxes(dot(half, left, pair, (1, 0)), -1, -2)
         change = change.reshape(*x.shape[:-1], -1)[..., : self.shape[1 - axes[0]]]
-        return dot(x, self.base, (x.ndim - 1,), axes) + change
+        return plus(product(self.base, x, axes, dot), change)
 
     def rows(self, index: Array) -> Array:
         """`leaf[index]` along the first axis."""
         outer, inner = jnp.divmod(index, self.right.shape[1])
-        change = jnp.einsum("k...b,k...d->...bd", self.left[:, outer], self.right[:, inner])
-        change = change.reshape(*index.shape, -1)[..., : self.shape[1]]
-        return self.base[index] + change.astype(self.dtype)
+        left, right = wide(self.left[:, outer]), wide(self.right[:, inner])
+        change = jnp.einsum("k...b,k...d->...bd", left, right).reshape(*index.shape, -1)
+        return plus(rows(self.base, index), change[..., : self.shape[1]]).astype(self.dtype)
 
 
-def _turned(x: Array, turns: Array, dot: Any, back: bool = False) -> Array:
+def _turned(x: Array, turns: Array, dot: Dot, back: bool = False) -> Array:
     r"""\(x\,M_{m-1} \cdots M_0\), or `back` through it; see `Turned`."""
     count, blocks, size, _ = turns.shape
     each = jax.vmap(lambda a, d: dot(a, d, (a.ndim - 1,), (int(back),)), (-2, 0), -2)
@@ -100,20 +98,16 @@ class Turned(Factored):
 
     turns: Any
 
-    def dense(self) -> Array:
-        """The leaf written out."""
-        if self.turns.ndim > 4:
-            return jax.vmap(type(self).dense)(self)
-        turned = _turned(jnp.swapaxes(self.base, 0, 1), self.turns, _plain, back=True)
-        return jnp.swapaxes(turned, 0, 1).astype(self.dtype)
+    def wide(self) -> Array:
+        """The leaf written out in float32 (float64 for float64)."""
+        return _turned(wide(self.base).T, wide(self.turns), _plain, back=True).T
 
-    def contract(self, x: Array, axes: tuple[int, ...], dot: Any) -> Array | None:
+    def contract(self, x: Array, axes: tuple[int, ...], dot: Dot) -> Array | None:
         """`x` turned before it meets the base, or after."""
         if axes == (0,):
-            return dot(_turned(x, self.turns, dot), self.base, (x.ndim - 1,), (0,))
-        if axes == (1,):
-            return _turned(dot(x, self.base, (x.ndim - 1,), (1,)), self.turns, dot, back=True)
-        return None
+            return product(self.base, _turned(x, self.turns, dot), axes, dot)
+        met = product(self.base, x, axes, dot) if axes == (1,) else None
+        return None if met is None else _turned(met, self.turns, dot, back=True)
 
 
 @jax.tree_util.register_dataclass
@@ -135,16 +129,13 @@ class BlockAffine(Factored):
         rows, columns = self.shape
         return base.reshape(rows // size, size, columns // size, size)
 
-    def dense(self) -> Array:
-        """The leaf written out."""
-        if self.maps.ndim > 3:
-            return jax.vmap(type(self).dense)(self)
-        blocks = self._blocks()
-        change = jnp.einsum("jac,icjb->iajb", self.maps, blocks)
-        change = change + jnp.swapaxes(self.maps, 0, 1)[None]
-        return (blocks + change.astype(self.dtype)).reshape(self.shape)
+    def wide(self) -> Array:
+        """The leaf written out in float32 (float64 for float64)."""
+        maps, blocks = wide(self.maps), wide(self._blocks())
+        mapped = blocks + jnp.einsum("jac,icjb->iajb", maps, blocks)
+        return (mapped + jnp.swapaxes(maps, 0, 1)[None]).reshape(self.shape)
 
-    def contract(self, x: Array, axes: tuple[int, ...], dot: Any) -> Array | None:
+    def contract(self, x: Array, axes: tuple[int, ...], dot: Dot) -> Array | None:
         """`x`, whose last axis meets one of the leaf's.
 
         A block of columns has a map of its own, so it sees a mapped `x` of its own: the
@@ -168,4 +159,4 @@ class BlockAffine(Factored):
         else:
             change = jax.vmap(rows, (-2, 0, 2))(folded, self.maps, self._blocks()).sum(0)
         change = change.reshape(*x.shape[:-1], -1)
-        return dot(x, self.base, (n - 1,), axes) + change
+        return plus(product(self.base, x, axes, dot), change)
