@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 from wslax import WeightSpaceError, nets
-from wslax.trace import LowRank, Mix, Sparse, factored, jaxpr, over_members
+from wslax.trace import (
+    BlockAffine,
+    Kronecker,
+    LowRank,
+    Mix,
+    Sparse,
+    Turned,
+    factored,
+    jaxpr,
+    over_members,
+)
 from wslax.trace.leaves import is_factored
 
 KEY = jr.key(0)
@@ -37,7 +47,25 @@ def sparse(i, left, right, members=()):
     return Sparse(draw(i, *left, *right), index, draw(i + 1, *members, 4))
 
 
-MAKE = {"low rank": low_rank, "mix": mix, "sparse": sparse}
+def kronecker(i, left, right, members=()):
+    n, m = *left, *right
+    shapes = (2, 2, 3), (2, -(-n // 2), -(-m // 3))
+    return Kronecker(draw(i, n, m), *(draw(i + j, *members, *s) for j, s in enumerate(shapes, 1)))
+
+
+def turned(i, left, right, members=()):
+    levels = 2 if left == (4,) else 1
+    return Turned(draw(i, *left, *right), draw(i + 1, *members, levels, left[0] // 2, 2, 2))
+
+
+def block_affine(i, left, right, members=()):
+    return BlockAffine(draw(i, *left, *right), draw(i + 1, *members, right[0] // 2, 2, 2))
+
+
+MAKE = {
+    "low rank": low_rank, "mix": mix, "sparse": sparse, "kronecker": kronecker, "turned": turned,
+    "block affine": block_affine,
+}  # fmt: skip
 
 
 def written_out(params):
