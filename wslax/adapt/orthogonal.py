@@ -15,26 +15,38 @@ from wslax.trace import Scaled, Turned
 from wslax.typing import Array, Key, Where
 
 
-def _rotations(skew: Array, size: int) -> Array:
-    """Cayley's rotations `[..., size, size]` of skew matrices by their upper triangles."""
+def _rotations(skew: Array, size: int, terms: int | None = None) -> Array:
+    """Cayley's rotations `[..., size, size]` of skew matrices by their upper triangles.
+
+    With `terms` what PEFT sums in their place, so many terms of its series of powers, the last
+    one halved if there are more than two (and a fourth where three are asked for).
+    """
     rows, columns = np.triu_indices(size, 1)
     skew = skew.astype(tree.wide(skew))
     upper = jnp.zeros((*skew.shape[:-1], size, size), skew.dtype)
     upper = upper.at[..., rows, columns].set(skew)
     q = upper - jnp.swapaxes(upper, -1, -2)
     one = jnp.broadcast_to(jnp.eye(size, dtype=q.dtype), q.shape)
-    return jnp.linalg.solve(one - q, one + q)
+    if terms is None:
+        return jnp.linalg.solve(one - q, one + q)
+    power, found = q, one
+    weights = [2, *[2] * (max(terms, 4) - 3), 1] if terms > 2 else [2] * (terms - 1)
+    for weight in weights:
+        found, power = found + weight * power, power @ q
+    return found
 
 
 def _skew(levels: int, size: int, leaf: Any) -> Array:
     return jnp.zeros((levels, leaf.shape[0] // size, size * (size - 1) // 2), tree.wide(leaf))
 
 
-def _turned(leaf: Any, skew: Array, size: int) -> Turned:
-    return Turned(leaf, _rotations(skew, size))
-
-
-def oft(block_size: int = 32, *, where: Where = None, groups: Groups | None = None) -> Adapter:
+def oft(
+    block_size: int = 32,
+    *,
+    terms: int | None = None,
+    where: Where = None,
+    groups: Groups | None = None,
+) -> Adapter:
     r"""OFT: \(R W\), inputs rotated block by block before each matrix `[in, out]`.
 
     \(R\) is block-diagonal; each block is \((I + Q)(I - Q)^{-1}\) of a skew \(Q\), Cayley's
@@ -42,11 +54,14 @@ def oft(block_size: int = 32, *, where: Where = None, groups: Groups | None = No
     `train` holds `skew` `[1, in / b, b (b - 1) / 2]`, the upper triangles of all \(Q\), zero. A
     forward pass turns its inputs; no rotated matrix is written out.
 
-    PEFT's default is the first terms of the transform's series instead, which is no exact rotation,
-    and its exact one (`use_cayley_neumann=False`) has the sign of \(Q\) turned round.
+    PEFT's default is the first terms of the transform's series instead, which is a rotation nearly
+    while \(Q\) is small; its exact one (`use_cayley_neumann=False`) has the sign of \(Q\) turned
+    round.
 
     Args:
       block_size: b, static; divides the inputs (32, PEFT's `oft_block_size`).
+      terms: of the series, static, 1 to 64 (PEFT's `num_cayley_neumann_terms`, 5); by default the
+        transform itself.
       where: globs of the leaves to adapt; by default all that are matrices of floats.
       groups: the model's symmetry, for leaves in other layouts than `[in, out]`.
 
@@ -54,8 +69,8 @@ def oft(block_size: int = 32, *, where: Where = None, groups: Groups | None = No
       The adapter.
 
     Raises:
-      WeightSpaceError: from `init`, if a leaf is no matrix or blocks do not fill its inputs; from
-        `apply` and `fuse`, if parts do not fit the model's leaves.
+      WeightSpaceError: if there are no such terms; from `init`, if a leaf is no matrix or blocks do
+        not fill its inputs; from `apply` and `fuse`, if parts do not fit the model's leaves.
 
     References:
       Qiu et al. 2023, "Controlling Text-to-Image Diffusion by Orthogonal Finetuning",
@@ -69,14 +84,17 @@ def oft(block_size: int = 32, *, where: Where = None, groups: Groups | None = No
         >>> abs(np.round(adapter.fuse(params, train, fixed)["w"][:2, :2])).tolist()
         [[0.0, 1.0], [1.0, 0.0]]
     """
+    if terms is not None and not 1 <= terms <= 64:
+        raise WeightSpaceError(f"expected 1 to 64 terms, got {terms}")
 
     def start(key: Key, name: str, leaf: Any) -> tuple[Parts, Parts]:
         check_divides(block_size, name, leaf, 0)
         return {"skew": _skew(1, block_size, leaf)}, {}
 
-    return leafwise(
-        start, lambda leaf, parts: _turned(leaf, parts["skew"], block_size), where, groups
-    )
+    def change(leaf: Any, parts: Parts) -> Turned:
+        return Turned(leaf, _rotations(parts["skew"], block_size, terms))
+
+    return leafwise(start, change, where, groups)
 
 
 def boft(
@@ -129,6 +147,7 @@ def boft(
         return {"scale": ones, "skew": _skew(factors, block_size, leaf)}, {}
 
     def change(leaf: Any, parts: Parts) -> Scaled:
-        return Scaled(_turned(leaf, parts["skew"], block_size), parts["scale"][None, :])
+        turned = Turned(leaf, _rotations(parts["skew"], block_size))
+        return Scaled(turned, parts["scale"][None, :])
 
     return leafwise(start, change, where, groups)

@@ -10,9 +10,11 @@ import jax
 import numpy as np
 
 from wslax import tree
-from wslax.adapt.joined import joined
-from wslax.adapt.peft.kinds import Arrays, Config, Kind, Module, kind_of
-from wslax.adapter import Adapter
+from wslax.adapt.leaves import additive
+from wslax.adapt.peft.fields import kind_of
+from wslax.adapt.peft.kinds import AXES, Arrays, Config, Kind, Module
+from wslax.adapt.peft.own import ia3_of_modules
+from wslax.adapter import Adapter, chain
 from wslax.errors import WeightSpaceError, did_you_mean
 from wslax.io.layout import Rule, plan
 from wslax.io.peft import open_weights, read_config, sort_tensors
@@ -83,18 +85,87 @@ def _check_parts(module: str, parts: Arrays, kind: Kind) -> None:
     if set(parts) not in map(set, kind.parts):
         expected = " or ".join(", ".join(names) for names in kind.parts)
         raise WeightSpaceError(f"{module}: expected {expected}, got {', '.join(sorted(parts))}")
+    for part, value in parts.items():
+        if value.ndim not in AXES.get(part, (2,)):
+            raise WeightSpaceError(f"{module}: a {part} {list(value.shape)} is none")
 
 
-def _adapter(modules: Mapping[str, Module], params: Params, groups: Groups) -> Adapter:
-    """The adapter of leaves, those of equal settings as one."""
+def _modules(
+    kind: Kind, config: Config, stored: Arrays, leaves: Mapping[str, Leaf]
+) -> tuple[dict[str, Module], list[list[tuple[str, int, str]]], dict[str, Any]]:
+    """Leaf to module, the sites of their matrices, and leaf to what replaces it."""
+    shared = {
+        part: stored[name] for part in kind.shared if (name := f"base_model.{part}") in stored
+    }
+    own = [name for name in stored if name.removeprefix("base_model.") not in shared]
+    found, whole = sort_tensors(own, {part for parts in kind.parts for part in parts})
+    _check_targets(config, list(found), leaves)
+    modules: dict[str, Module] = {}
+    sites = []
+    for module, names in found.items():
+        parts = {part: stored[name] for part, name in names.items()} | shared
+        _check_parts(module, parts, kind)
+        leaf = _leaf(leaves, f"{module}.weight")
+        if len(leaf.shape) != 2:
+            raise WeightSpaceError(f"{leaf.name}: expected a matrix, got {list(leaf.shape)}")
+        rows = 0 if leaf.turned or config.get("fan_in_fan_out") else 1
+        shape = (leaf.shape[rows], leaf.shape[1 - rows])
+        modules[leaf.name] = kind.read(config, module, parts, shape)
+        sites += [[(leaf.name, rows, "consumed")], [(leaf.name, 1 - rows, "produced")]]
+    return modules, sites, {name: stored[other] for name, other in whole.items()}
+
+
+def _adapters(
+    modules: Mapping[str, Module], params: Params, groups: Groups, leaves: Mapping[str, Leaf]
+) -> list[tuple[Adapter, Any, Any]]:
+    """Adapters of leaves, those of equal settings as one, with their parts."""
     alike: dict[Any, list[str]] = {}
     for name, module in modules.items():
         alike.setdefault((module.make, module.settings), []).append(name)
-    made = [
-        (make(where=[glob.escape(n) for n in names], groups=groups, **dict(settings)), names)
-        for (make, settings), names in alike.items()
-    ]
-    return made[0][0] if len(made) == 1 else joined(made)
+    made = []
+    for (make, settings), names in alike.items():
+        where = [glob.escape(name) for name in names]
+        more = {"biases": _biases(names, leaves)} if make is ia3_of_modules else {}
+        adapter = make(where=where, groups=groups, **dict(settings), **more)
+        train, fixed = (
+            {name: getattr(modules[name], what) for name in names} for what in ("train", "fixed")
+        )
+        if None in fixed.values():
+            fixed = adapter.init(0, params)[1]
+        made.append((adapter, train, fixed))
+    return made
+
+
+def _biases(names: Sequence[str], leaves: Mapping[str, Leaf]) -> tuple[tuple[str, str], ...]:
+    """The leaves that are weights with the leaves that are biases of the same modules."""
+    called = {leaf.name: name.removesuffix(".weight") + ".bias" for name, leaf in leaves.items()}
+    return tuple((name, leaves[called[name]].name) for name in names if called[name] in leaves)
+
+
+def _changes(
+    modules: Mapping[str, Module], whole: Arrays, leaves: Mapping[str, Leaf], params: Params
+) -> dict[str, Any]:
+    """Leaf to what is added to it, for leaves that are replaced and biases that change."""
+    named = tree.named_leaves(params)
+    changes = {}
+    for name, new in whole.items():
+        leaf = _leaf(leaves, name)
+        new = new.T if leaf.turned else new
+        if new.shape != leaf.shape:
+            raise WeightSpaceError(f"{name}: {list(new.shape)} in place of {list(leaf.shape)}")
+        old = np.asarray(named[leaf.name])
+        changes[leaf.name] = new.astype(tree.wide(old)) - old.astype(tree.wide(old))
+    called = {leaf.name: name for name, leaf in leaves.items()}
+    for name, module in modules.items():
+        if module.bias is None:
+            continue
+        bias = _leaf(leaves, called[name].removesuffix("weight") + "bias")
+        if module.bias.shape != bias.shape or bias.name in changes:
+            raise WeightSpaceError(f"{bias.name}: one bias {list(bias.shape)} is expected")
+        changes[bias.name] = module.bias
+    for name in modules.keys() & changes.keys():
+        raise WeightSpaceError(f"{name}: is both adapted and replaced")
+    return changes
 
 
 def understood(
@@ -103,25 +174,22 @@ def understood(
     """What a configuration and tensors are to a model; the work of `read_peft`."""
     kind = kind_of(config)
     for name, value in stored.items():
-        if value.dtype.kind not in "fV" and not name.endswith(kind.integers):
+        if value.dtype.kind not in ("iu" if name.endswith(".shira_indices") else "fV"):
             raise WeightSpaceError(f"{name}: expected floats, got {value.dtype}")
     leaves = leaves_of(params, rules)
-    found, _ = sort_tensors(stored, {part for parts in kind.parts for part in parts})
-    _check_targets(config, list(found), leaves)
-    modules: dict[str, Module] = {}
-    sites = []
-    for module, names in found.items():
-        parts = {part: stored[name] for part, name in names.items()}
-        _check_parts(module, parts, kind)
-        leaf = _leaf(leaves, f"{module}.weight")
-        modules[leaf.name] = kind.read(config, module, parts)
-        rows = 0 if leaf.turned or config.get("fan_in_fan_out") else 1
-        sites += [[(leaf.name, rows, "consumed")], [(leaf.name, 1 - rows, "produced")]]
-    adapter = _adapter(modules, params, Groups.from_sites(params, sites))
-    train, fixed = (
-        {name: getattr(module, what) for name, module in modules.items()}
-        for what in ("train", "fixed")
-    )
+    modules, sites, whole = _modules(kind, config, stored, leaves)
+    made = _adapters(modules, params, Groups.from_sites(params, sites), leaves)
+    if changes := _changes(modules, whole, leaves, params):
+        where = [glob.escape(name) for name in changes]
+        train = {name: {"change": change} for name, change in changes.items()}
+        made.append((additive(where=where), train, {name: {} for name in changes}))
+    if not made:
+        raise WeightSpaceError("holds no tensors")
+    adapters, train, fixed = zip(*made, strict=True)
+    if len(made) == 1:
+        (adapter,), (train,), (fixed,) = adapters, train, fixed
+    else:
+        adapter = chain(*adapters)
     jax.eval_shape(adapter.fuse, params, train, fixed)  # says what does not fit
     return Peft(adapter, train, fixed, config)
 

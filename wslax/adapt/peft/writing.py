@@ -9,46 +9,87 @@ import jax
 import numpy as np
 
 from wslax import tree
-from wslax.adapt.peft.kinds import Arrays, Config, Kind, kind_of
+from wslax.adapt.peft.fields import kind_of
+from wslax.adapt.peft.kinds import Arrays, Config, Kind
 from wslax.adapt.peft.reading import Leaf, Peft, leaves_of, understood
 from wslax.adapter import Adapter
 from wslax.errors import WeightSpaceError
 from wslax.io.atomic import check_free
 from wslax.io.layout import Rule
-from wslax.io.peft import PREFIX, targets, write_folder
+from wslax.io.peft import PREFIX, targets, whole_name, write_folder
 from wslax.trace.leaves import is_factored, wide
 from wslax.typing import Params
 
 
+def _merged(parts: Any) -> dict[str, Any]:
+    """Leaf to parts of one adapter, or of a chain of adapters of different leaves."""
+    if isinstance(parts, Mapping):
+        return dict(parts)
+    found: dict[str, Any] = {}
+    for each in map(_merged, parts):
+        for name in found.keys() & each.keys():
+            raise WeightSpaceError(f"{name}: two adapters of the chain change it; fuse the first")
+        found |= each
+    return found
+
+
+def _shared(kind: Kind, parts: Mapping[str, Arrays]) -> dict[str, Any]:
+    """Of parts that modules share, the largest along every axis, which holds all of them."""
+    found = {}
+    for part in kind.shared:
+        each = [arrays[part] for arrays in parts.values()]
+        found[f"base_model.{part}"] = max(each, key=lambda x: x.shape)
+    return found
+
+
 def _stored(
-    kind: Kind, config: Config, leaves: Mapping[str, Leaf], train: Any, fixed: Any
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Tensors by PEFT's names, and the modules that they are of."""
-    names = {leaf.name: name for name, leaf in leaves.items()}
-    stored: dict[str, np.ndarray] = {}
-    modules = []
-    for leaf in train:
-        if leaf not in names:
-            raise WeightSpaceError(f"the adapter changes {leaf!r}, which the model lacks")
-        module, _, last = names[leaf].rpartition(".")
-        if last != "weight":
-            raise WeightSpaceError(f"{leaf}: PEFT's adapters are of weights, and it is a {last}")
-        host = ({part: np.asarray(x) for part, x in of[leaf].items()} for of in (train, fixed))
-        modules.append(module)
-        for part, value in kind.write(config, *host).items():
-            stored[f"{PREFIX}{module}.{part}"] = value
-    return stored, modules
+    kind: Kind, config: Config, params: Params, leaves: Mapping[str, Leaf], train: Any, fixed: Any
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Tensors by PEFT's names, the modules that have an adapter, and what is replaced."""
+    called = {leaf.name: name for name, leaf in leaves.items()}
+    named = tree.named_leaves(params)
+    parts: dict[str, dict[str, Any]] = {}
+    whole: dict[str, Any] = {}
+    for name, trained in train.items():
+        if name not in called:
+            raise WeightSpaceError(f"the adapter changes {name!r}, which the model lacks")
+        leaf, target = leaves[called[name]], called[name]
+        host = {part: np.asarray(x) for part, x in trained.items()}
+        if set(host) == {"change"}:
+            old = np.asarray(named[name])
+            new = (old.astype(tree.wide(old)) + host["change"]).astype(old.dtype)
+            whole[target] = new.T if leaf.turned else new
+            continue
+        module, _, last = target.rpartition(".")
+        if last != "weight" or len(leaf.shape) != 2:
+            raise WeightSpaceError(f"{name}: PEFT adapts matrices, `X.weight`, and it is {target}")
+        shape = leaf.shape if leaf.turned else leaf.shape[::-1]
+        others = {part: np.asarray(x) for part, x in fixed[name].items()}
+        try:
+            parts[module] = kind.write(config, module, host, others, shape)
+        except KeyError as error:
+            raise WeightSpaceError(
+                f"{name}: {config['peft_type']} has other parts than {', '.join(host)}"
+            ) from error
+    stored = _shared(kind, parts)
+    for module, arrays in parts.items():
+        names = {part: f"{PREFIX}{module}.{part}" for part in arrays if part not in kind.shared}
+        stored |= {stored_name: arrays[part] for part, stored_name in names.items()}
+    stored |= {whole_name(name, parts): value for name, value in whole.items()}
+    return stored, list(parts), list(whole)
 
 
 def _ranks(kind: Kind, stored: Arrays) -> dict[str, Any]:
     """The fields that say the ranks of factors."""
+    if kind.rank is None:
+        return {}
     part, axis = kind.rank
     found = {
         name.removeprefix(PREFIX).removesuffix(f".{part}"): value.shape[axis]
         for name, value in stored.items()
         if name.endswith(f".{part}")
     }
-    rank = max(found.values())
+    rank = max(found.values(), default=1)
     return {"r": rank, "rank_pattern": {m: r for m, r in found.items() if r != rank}}
 
 
@@ -110,10 +151,10 @@ def write_peft(
     out = pathlib.Path(folder)
     check_free(out)
     kind, leaves = kind_of(config), leaves_of(params, rules)
-    stored, modules = _stored(kind, config, leaves, train, fixed)
+    stored, modules, whole = _stored(kind, config, params, leaves, *map(_merged, (train, fixed)))
     filled = {"task_type": None, "base_model_name_or_path": None, "inference_mode": True}
     filled |= {} if "r" in config else _ranks(kind, stored)
-    filled |= config | targets(modules, [], leaves)
+    filled |= config | targets(modules, whole, leaves)
     theirs = understood(filled, stored, params, rules)
     _check_same(params, Peft(adapter, train, fixed, filled), theirs)
     write_folder(out, stored, filled)
