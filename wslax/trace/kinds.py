@@ -124,7 +124,7 @@ class Sparse(Factored):
     def wide(self) -> Array:
         """The leaf written out in float32 (float64 for float64)."""
         base = wide(self.base)
-        flat = base.reshape(-1).at[self.index].add(self.values.astype(base.dtype))
+        flat = jnp.ravel(base).at[self.index].add(self.values.astype(base.dtype))
         return flat.reshape(base.shape)
 
     def contract(self, x: Array, axes: tuple[int, ...], dot: Dot) -> Array | None:

@@ -6,7 +6,7 @@ from wslax.io.lora import check_lora
 
 # Those of every kind; no number depends on them once tensors and shapes are known.
 _ALL = """
-    auto_mapping base_model_name_or_path bias exclude_modules fan_in_fan_out inference_mode
+    auto_mapping base_model_name_or_path exclude_modules fan_in_fan_out inference_mode
     init_weights layers_pattern layers_to_transform modules_to_save peft_type peft_version revision
     runtime_config target_modules task_type
 """

@@ -307,7 +307,7 @@ KINDS = {
             ("lora_A.weight", "lora_B.weight", *more)
             for more in ((), ("lora_B.bias",), ("lora_magnitude_vector",))
         ),
-        "alora_invocation_tokens alpha_pattern arrow_config corda_config ensure_weight_tying "
+        "alora_invocation_tokens alpha_pattern arrow_config bias corda_config ensure_weight_tying "
         "eva_config init_lora_weights kasa_config layer_replication loftq_config lora_alpha "
         "lora_bias lora_dropout lora_ga_config megatron_config megatron_core monteclora_config "
         "qalora_group_size r rank_pattern target_parameters trainable_token_indices use_bdlora "
@@ -336,24 +336,24 @@ KINDS = {
         _read_oft,
         _write_oft,
         (("oft_R.weight",),),
-        "eps module_dropout num_cayley_neumann_terms oft_block_size r use_cayley_neumann",
+        "bias eps module_dropout num_cayley_neumann_terms oft_block_size r use_cayley_neumann",
     ),
     "BOFT": Kind(
         _read_boft,
         _write_boft,
         (("boft_R", "boft_s"),),
-        "boft_block_num boft_block_size boft_dropout boft_n_butterfly_factor",
+        "bias boft_block_num boft_block_size boft_dropout boft_n_butterfly_factor",
     ),
     "MISS": Kind(
-        _read_miss, _write_miss("miss_block"), (("miss_block",),), "mini_r miss_dropout r"
+        _read_miss, _write_miss("miss_block"), (("miss_block",),), "bias mini_r miss_dropout r"
     ),
-    "BONE": Kind(_read_miss, _write_miss("bone_block"), (("bone_block",),), "r"),
+    "BONE": Kind(_read_miss, _write_miss("bone_block"), (("bone_block",),), "bias r"),
     "IA3": Kind(_read_ia3, _write_ia3, (("ia3_l",),), "feedforward_modules init_ia3_weights"),
     "VERA": Kind(
         _read_vera,
         _write_vera,
         (("vera_lambda_b", "vera_lambda_d", "vera_A", "vera_B"),),
-        "d_initial projection_prng_key r save_projection vera_dropout",
+        "bias d_initial projection_prng_key r save_projection vera_dropout",
         shared=("vera_A", "vera_B"),
     ),
     "SHIRA": Kind(

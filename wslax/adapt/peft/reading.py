@@ -3,7 +3,7 @@
 import glob
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -64,7 +64,9 @@ def _leaf(leaves: Mapping[str, Leaf], name: str) -> Leaf:
     return leaves[name]
 
 
-def _check_targets(config: Config, modules: Sequence[str], leaves: Mapping[str, Leaf]) -> None:
+def _check_targets(
+    config: Config, modules: Collection[str], whole: Collection[str], leaves: Mapping[str, Leaf]
+) -> None:
     """Refuse what PEFT passes over in silence: modules stored and not targeted, or not stored."""
     ends = config.get("target_modules")
     if not isinstance(ends, list):
@@ -73,9 +75,9 @@ def _check_targets(config: Config, modules: Sequence[str], leaves: Mapping[str, 
     for module in modules:
         if not picked(module):
             raise WeightSpaceError(f"{module}: stored, and target_modules {ends} leaves it out")
-    if any(config.get(f"{what}") for what in ("exclude_modules", "layers_to_transform")):
+    if config.get("exclude_modules") or config.get("layers_to_transform") is not None:
         return
-    for name in leaves:
+    for name in leaves.keys() - whole:
         module, _, last = name.rpartition(".")
         if last == "weight" and picked(module) and module not in modules:
             raise WeightSpaceError(f"{module}: is of target_modules {ends}, and nothing is stored")
@@ -99,7 +101,7 @@ def _modules(
     }
     own = [name for name in stored if name.removeprefix("base_model.") not in shared]
     found, whole = sort_tensors(own, {part for parts in kind.parts for part in parts})
-    _check_targets(config, list(found), leaves)
+    _check_targets(config, found, whole, leaves)
     modules: dict[str, Module] = {}
     sites = []
     for module, names in found.items():

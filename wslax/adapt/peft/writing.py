@@ -75,7 +75,8 @@ def _stored(
     for module, arrays in parts.items():
         names = {part: f"{PREFIX}{module}.{part}" for part in arrays if part not in kind.shared}
         stored |= {stored_name: arrays[part] for part, stored_name in names.items()}
-    stored |= {whole_name(name, parts): value for name, value in whole.items()}
+    for name, value in whole.items():
+        stored[whole_name(name, parts, "ln_tuning_layers" if norms else "base_layer")] = value
     return stored, list(parts), list(whole)
 
 
