@@ -85,7 +85,12 @@ def _factors(size: int, factor: int | None) -> tuple[int, int]:
 
 
 def lokr(
-    rank: int = 8, *, alpha: Any = None, factor: int | None = None, where: Where = None
+    rank: int = 8,
+    *,
+    alpha: Any = None,
+    factor: int | None = None,
+    where: Where = None,
+    groups: Groups | None = None,
 ) -> Adapter:
     r"""LoKr: \(W + s\, L \otimes R\), with \(R\) a thin product where that is smaller.
 
