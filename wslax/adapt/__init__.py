@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from wslax.adapt.extraction import extract as extract
     from wslax.adapt.factors import factorise as factorise
     from wslax.adapt.heads import weight_align as weight_align
+    from wslax.adapt.leaves import additive as additive
+    from wslax.adapt.leaves import biases as biases
+    from wslax.adapt.leaves import norms as norms
     from wslax.adapt.low_rank import lora as lora
+    from wslax.adapt.low_rank import pissa as pissa
+    from wslax.adapt.low_rank import vera as vera
     from wslax.adapt.orthogonal import boft as boft
     from wslax.adapt.orthogonal import oft as oft
     from wslax.adapt.products import loha as loha
@@ -21,8 +26,12 @@ if TYPE_CHECKING:
     from wslax.adapt.prunable import splopa as splopa
     from wslax.adapt.prunable import splora as splora
     from wslax.adapt.prunable import sppara as sppara
+    from wslax.adapt.rates import lora_plus as lora_plus
+    from wslax.adapt.scaling import dora as dora
+    from wslax.adapt.scaling import ia3 as ia3
     from wslax.adapt.slicing import take as take
     from wslax.adapter import Adapter as Adapter
+    from wslax.adapter import chain as chain
     from wslax.adapter import fused as fused
 
 __getattr__, __all__ = attach(
@@ -34,12 +43,21 @@ __getattr__, __all__ = attach(
     | {"compander": "wslax.adapt.companding", "take": "wslax.adapt.slicing"}
     | {
         "Adapter": "wslax.adapter",
+        "additive": "wslax.adapt.leaves",
+        "biases": "wslax.adapt.leaves",
+        "chain": "wslax.adapter",
+        "dora": "wslax.adapt.scaling",
         "Extracted": "wslax.adapt.extraction",
         "Extraction": "wslax.adapt.extraction",
         "extract": "wslax.adapt.extraction",
         "factorise": "wslax.adapt.factors",
         "fused": "wslax.adapter",
+        "ia3": "wslax.adapt.scaling",
         "lora": "wslax.adapt.low_rank",
+        "lora_plus": "wslax.adapt.rates",
+        "norms": "wslax.adapt.leaves",
+        "pissa": "wslax.adapt.low_rank",
+        "vera": "wslax.adapt.low_rank",
         "weight_align": "wslax.adapt.heads",
     },
 )

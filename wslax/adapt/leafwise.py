@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from wslax import random, tree
 from wslax.adapt import layouts
-from wslax.adapter import Adapter
+from wslax.adapter import Adapter, from_apply
 from wslax.errors import WeightSpaceError, did_you_mean
 from wslax.globs import pick
 from wslax.symmetry.matrices import MatrixAxes, matrix_axes
@@ -164,8 +164,4 @@ def leafwise(
             named[name] = changed(named[name], name, leaf_axes, parts)
         return structure.unflatten(named.values())
 
-    def fuse(params: Params, train: Any, fixed: Any) -> Params:
-        write = lambda new, old: tree.cast_like(new.dense(), old) if is_factored(new) else new
-        return jax.tree.map(write, apply(params, train, fixed), params, is_leaf=is_factored)
-
-    return Adapter(init, apply, fuse)
+    return from_apply(init, apply)

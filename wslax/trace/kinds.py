@@ -11,7 +11,7 @@ from wslax.trace.leaves import Dot, Factored, plus, product, rows, slices, wide
 from wslax.typing import Array
 
 
-def _times(scale: Any, x: Array | None) -> Array | None:
+def _times(scale: Any, x: Any) -> Any:
     """A scalar times an array of any dtype, which it keeps."""
     return None if x is None else jnp.asarray(scale, x.dtype) * x
 

@@ -82,7 +82,7 @@ def is_factored(node: Any) -> bool:
     return isinstance(node, Factored)
 
 
-def wide(leaf: Any) -> Array:
+def wide(leaf: Any) -> Any:
     """An array or a factored leaf as an array in float32 (float64 for float64)."""
     return leaf.wide() if is_factored(leaf) else leaf.astype(tree.wide(leaf))
 
@@ -104,7 +104,7 @@ def slices(leaf: Any) -> Any:
     return leaf.slices() if is_factored(leaf) else leaf
 
 
-def plus(one: Array | None, other: Array | None) -> Array | None:
+def plus(one: Any, other: Any) -> Any:
     """A sum in the wider dtype; None if either is."""
     if one is None or other is None:
         return None
