@@ -57,7 +57,7 @@ def chain(*adapters: Adapter) -> Adapter:
     """Several adapters as one, each with the one before as its base.
 
     Args:
-      *adapters: at least one; such as LoRA of the matrices and `additive` of the norms.
+      *adapters: at least one; such as LoRA of the matrices and `whole` of the norms.
 
     Returns:
       An adapter whose `train` and `fixed` are tuples, one entry an adapter. Each begins from the
@@ -69,7 +69,7 @@ def chain(*adapters: Adapter) -> Adapter:
     Example:
         >>> import jax.numpy as jnp, wslax as ws
         >>> params = {"w": jnp.ones((6, 4)), "bias": jnp.ones(4)}
-        >>> adapter = ws.adapt.chain(ws.adapt.lora(2), ws.adapt.additive(where="bias"))
+        >>> adapter = ws.adapt.chain(ws.adapt.lora(2), ws.adapt.whole(where="bias"))
         >>> train, fixed = adapter.init(0, params)
         >>> [list(part) for part in train]
         [['w'], ['bias']]

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from wslax.adapt.extraction import extract as extract
     from wslax.adapt.factors import factorise as factorise
     from wslax.adapt.heads import weight_align as weight_align
-    from wslax.adapt.leaves import additive as additive
     from wslax.adapt.leaves import biases as biases
     from wslax.adapt.leaves import norms as norms
+    from wslax.adapt.leaves import whole as whole
     from wslax.adapt.low_rank import lora as lora
     from wslax.adapt.low_rank import pissa as pissa
     from wslax.adapt.low_rank import vera as vera
@@ -43,7 +43,7 @@ __getattr__, __all__ = attach(
     | {"compander": "wslax.adapt.companding", "take": "wslax.adapt.slicing"}
     | {
         "Adapter": "wslax.adapter",
-        "additive": "wslax.adapt.leaves",
+        "whole": "wslax.adapt.leaves",
         "biases": "wslax.adapt.leaves",
         "chain": "wslax.adapter",
         "dora": "wslax.adapt.scaling",

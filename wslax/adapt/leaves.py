@@ -12,7 +12,7 @@ from wslax.trace.leaves import is_factored, wide
 from wslax.typing import Key, Params, Where
 
 
-def additive(*, where: Where = None) -> Adapter:
+def whole(*, where: Where = None) -> Adapter:
     r"""Whole leaves: \(W + C\) with \(C\) of the leaf's shape, zero at the start.
 
     `train` holds `change`, in float32 (float64 for float64), so leaves of half types are trained
@@ -35,7 +35,7 @@ def additive(*, where: Where = None) -> Adapter:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> adapter = additive(where="*bias")
+        >>> adapter = whole(where="*bias")
         >>> adapter.init(0, {"w": jnp.ones((3, 2)), "bias": jnp.ones(2)})[0]
         {'bias': {'change': Array([0., 0.], dtype=float32)}}
     """

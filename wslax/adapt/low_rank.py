@@ -158,7 +158,7 @@ def vera(
     where: Where = None,
     groups: Groups | None = None,
 ) -> Adapter:
-    r"""VeRA: \(W + A\, \mathrm{diag}(d)\, B\, \mathrm{diag}(b)\) with random frozen \(A\) and \(B\).
+    r"""VeRA: \(W + A\,\mathrm{diag}(d)\,B\,\mathrm{diag}(b)\) with random frozen \(A\) and \(B\).
 
     Only the vectors train: `d` `[rank]`, and `b` `[out]`, zero. The projections are drawn from the
     key, uniform within \(\pm\sqrt{6/in}\) and \(\pm\sqrt{6/r}\) (Kaiming's), one pair for all
@@ -197,9 +197,10 @@ def vera(
         return {"b": jnp.zeros(leaf.shape[1], dtype), "d": jnp.full(rank, first, dtype)}, {}
 
     def change(leaf: Any, parts: Parts) -> LowRank:
-        rows, columns = leaf.shape
-        down = uniform(key, f"vera/{rows}x{rank}", (rows, rank), (6 / rows) ** 0.5)
+        (rows, columns), dtype = leaf.shape, tree.wide(leaf)
+        down = uniform(key, f"vera/{rows}x{rank}", (rows, rank), (6 / rows) ** 0.5).astype(dtype)
         up = uniform(key, f"vera/{rank}x{columns}", (rank, columns), (6 / rank) ** 0.5)
+        up = up.astype(dtype)
         return LowRank(leaf, down, Scaled(Scaled(up, parts["d"][:, None]), parts["b"][None]))
 
     return leafwise(start, change, where, groups)
