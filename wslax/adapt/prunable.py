@@ -4,7 +4,7 @@ from typing import Any
 
 from wslax.adapt.blocks import check_divides
 from wslax.adapt.leafwise import Parts, leafwise
-from wslax.adapt.leaves import additive
+from wslax.adapt.leaves import whole
 from wslax.adapt.low_rank import check_rank, draws
 from wslax.adapter import Adapter
 from wslax.symmetry.types import Groups
@@ -63,7 +63,7 @@ def splora(
 def sppara(*, init_range: float = 1e-4, where: Where = None) -> Adapter:
     r"""SPPaRA: \(W + C\) with a whole \(C\) that is pruned together with its base.
 
-    As `additive`, with a start near zero: `train` holds `change` of the leaf's shape, uniform
+    As `whole`, with a start near zero: `train` holds `change` of the leaf's shape, uniform
     within `init_range`; `take` slices it. The authors' \(C\) is that of the centre of a
     convolution's kernel alone.
 
@@ -87,7 +87,7 @@ def sppara(*, init_range: float = 1e-4, where: Where = None) -> Adapter:
         >>> bool(0 < abs(train["w"]["change"]).max() < 1e-4)
         True
     """
-    plain = additive(where=where)
+    plain = whole(where=where)
 
     def init(key: Key, params: Params) -> tuple[Any, Any]:
         train, fixed = plain.init(key, params)

@@ -85,7 +85,7 @@ def take(parts: Any, groups: Groups, indices: Mapping[int, Array]) -> Any:
     r"""Keep the given units of groups in an adapter's parts, as `symmetry.take` does in its base.
 
     Of a thin product \(D U\) the rows of \(D\) and the columns of \(U\) are kept, so that fusing
-    what was taken is taking from what was fused. `lora`, `pissa`, `ia3`, `additive`, `splora` and
+    what was taken is taking from what was fused. `lora`, `pissa`, `ia3`, `whole`, `splora` and
     `sppara` have such parts.
 
     Args:
