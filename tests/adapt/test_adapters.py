@@ -17,6 +17,15 @@ MAKERS = {
     "vera": lambda **o: adapt.vera(5, **o),
     "ia3": lambda **o: adapt.ia3(**o),
     "ia3 of inputs": lambda **o: adapt.ia3(inputs=True, **o),
+    "loha": lambda **o: adapt.loha(2, alpha=3, **o),
+    "lokr": lambda **o: adapt.lokr(1, alpha=3, **o),
+    "oft": lambda **o: adapt.oft(2, **o),
+    "boft": lambda **o: adapt.boft(2, **o),
+    "bone": lambda **o: adapt.bone(2, **o),
+    "miss": lambda **o: adapt.miss(2, **o),
+    "splora": lambda **o: adapt.splora(2, init_range=0, **o),
+    "splopa": lambda **o: adapt.splopa(2, (2, 2), init_range=0, **o),
+    "compander": lambda **o: adapt.compander(2.0, 1.0, learn=True, **o),
     "whole": lambda groups=None, **o: adapt.whole(**o),
     "chain": lambda **o: adapt.chain(
         adapt.ia3(**o), adapt.lora(2, **o), adapt.whole(where="*bias")

@@ -61,38 +61,42 @@ def flax(params):
 
 UNREAD = ("oft shared", "oft bounded")
 READ = [name for name in REFS["cases"] if name not in UNREAD]
+OTHERWISE = {"lora bias", "lokr both"}  # that come back in other tensors
+
+
+def close(got, expected):
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=3e-6)
 
 
 @pytest.mark.parametrize("name", READ)
 def test_what_peft_merges(tmp_path, name):
+    """In PyTorch's layout and in Flax's, and the same files again from the latter."""
     case = REFS["cases"][name]
     merged = BASE | arrays(case["merged"], REFS["shapes"])
-    adapter, train, fixed, _ = read_peft(saved(tmp_path / "a", name), BASE)
-    fused = adapter.fuse(BASE, train, fixed)
-    for key, value in fused.items():
-        np.testing.assert_allclose(value, merged[key], rtol=1e-5, atol=3e-6, err_msg=key)
-    applied = adapter.apply(BASE, train, fixed)
-    np.testing.assert_allclose(
-        ws.trace.factored(net)(applied, X), case["output"], rtol=1e-4, atol=1e-5
-    )
-    tree, expected = flax(BASE), flax(merged)
-    adapter, train, fixed, _ = read_peft(tmp_path / "a", tree)
-    fused = adapter.fuse(tree, train, fixed)
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=3e-6), fused, expected
-    )
-
-
-@pytest.mark.parametrize("name", READ)
-@pytest.mark.parametrize("layout", [dict, flax])
-def test_there_and_back(tmp_path, name, layout):
-    params = layout(BASE)
-    adapter, train, fixed, config = read_peft(saved(tmp_path / "a", name), params)
-    write_peft(tmp_path / "b", params, adapter, train, fixed, config)
+    folder = saved(tmp_path / "a", name)
+    found = read_peft(folder, BASE)
+    close_trees = functools.partial(jax.tree.map, close)
+    close_trees(found.adapter.fuse(BASE, found.train, found.fixed), merged)
+    tree = flax(BASE)
+    adapter, train, fixed, config = read_peft(folder, tree)
+    close_trees(adapter.fuse(tree, train, fixed), flax(merged))
+    write_peft(tmp_path / "b", tree, adapter, train, fixed, config)
     ours, theirs = (ws.io.load(tmp_path / x / "adapter_model.safetensors") for x in "ba")
-    assert ours.keys() == theirs.keys()
+    if name in OTHERWISE:
+        again = read_peft(tmp_path / "b", BASE)
+        close_trees(again.adapter.fuse(BASE, again.train, again.fixed), merged)
+        return
+    specs = [{k: (v.shape, v.dtype) for k, v in tensors.items()} for tensors in (ours, theirs)]
+    assert specs[0] == specs[1]
     for key, value in theirs.items():
-        assert ours[key].dtype == value.dtype
-        np.testing.assert_array_equal(ours[key], value)
-    again = json.loads((tmp_path / "b" / "adapter_config.json").read_text())
-    assert again == config
+        skew = lambda x: x - np.swapaxes(x, -1, -2) if key.endswith("boft_R") else x  # noqa: B023
+        np.testing.assert_allclose(skew(ours[key]), skew(value), rtol=1e-6, atol=1e-6)
+    assert json.loads((tmp_path / "b" / "adapter_config.json").read_text()) == config
+
+
+@pytest.mark.parametrize("name", ["lora", "dora", "lokr", "boft deep", "miss bat", "vera", "shira"])
+def test_what_peft_computes(tmp_path, name):
+    """By the factored forward pass."""
+    adapter, train, fixed, _ = read_peft(saved(tmp_path / "a", name), BASE)
+    run = jax.jit(lambda base, x: ws.trace.factored(net)(adapter.apply(base, train, fixed), x))
+    np.testing.assert_allclose(run(BASE, X), REFS["cases"][name]["output"], rtol=1e-4, atol=1e-5)

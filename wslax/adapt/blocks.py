@@ -6,12 +6,21 @@ import jax.numpy as jnp
 
 from wslax import tree
 from wslax.adapt.leafwise import Parts, leafwise
-from wslax.adapt.starts import check_divides
 from wslax.adapter import Adapter
 from wslax.errors import WeightSpaceError
 from wslax.symmetry.types import Groups
 from wslax.trace import BlockAffine, Kronecker
 from wslax.typing import Key, Where
+
+
+def check_divides(size: int, name: str, leaf: Any, axis: int) -> None:
+    """An error that names the leaf unless blocks of `size` fill an axis of it."""
+    length = leaf.shape[axis]
+    if size < 1 or length % size:
+        raise WeightSpaceError(
+            f"{name}: blocks of {size} do not fill axis {axis} of {tree.aval(leaf)}; give a "
+            f"divisor of {length}, or leave the leaf out by where="
+        )
 
 
 def bone(size: int = 64, *, where: Where = None, groups: Groups | None = None) -> Adapter:

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wslax import tree
 from wslax.adapt.leafwise import Parts, leafwise
 from wslax.adapter import Adapter
 from wslax.errors import WeightSpaceError
@@ -51,10 +50,10 @@ def compander(
 
     Example:
         >>> import jax, numpy as np
-        >>> params, adapter = {"w": np.array([[0.5, -0.1]], np.float32)}, compander(1.0, 0.5)
+        >>> params, adapter = {"w": np.array([[0.5, -0.25]], np.float32)}, compander(1.0, 0.5)
         >>> train, fixed = adapter.init(jax.random.key(0), params)
         >>> adapter.fuse(params, train, fixed)["w"].round(4).tolist()
-        [[0.5, -0.10000000149011612]]
+        [[0.5, -0.25]]
     """
     if not (a > 0 and b > 0):
         raise WeightSpaceError(f"expected positive a and b, got {a} and {b}")

@@ -1,5 +1,7 @@
 """LoRA and its kin: a product of two thin factors beside each matrix."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -26,10 +28,17 @@ def check_rank(rank: int, name: str, leaf: Any) -> None:
         )
 
 
-def uniform(key: Key, label: str, shape: tuple[int, int], bound: float) -> Any:
+def uniform(key: Key, label: str, shape: tuple[int, ...], bound: float) -> Any:
     """Uniform float32 within plus and minus `bound`."""
-    words = random.bits(key, label, shape[0] * shape[1], xp=jnp)
+    words = random.bits(key, label, math.prod(shape), xp=jnp)
     return (2 * random.uniform(words).reshape(shape) - 1) * np.float32(bound)
+
+
+def draws(key: Key, name: str, leaf: Any) -> Callable[[str, tuple[int, ...], float], Any]:
+    """`(part, shape, bound) -> array`: uniform first values of a leaf's parts."""
+    return lambda part, shape, bound: uniform(key, f"adapt/{name}/{part}", shape, bound).astype(
+        tree.wide(leaf)
+    )
 
 
 def factors(key: Key, name: str, leaf: Any, rank: int) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from wslax import tree
+from wslax.adapt.blocks import check_divides
 from wslax.adapt.leafwise import Parts, leafwise
-from wslax.adapt.starts import check_divides
 from wslax.adapter import Adapter
 from wslax.errors import WeightSpaceError
 from wslax.symmetry.types import Groups

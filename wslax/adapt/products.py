@@ -7,8 +7,7 @@ import jax.numpy as jnp
 
 from wslax import tree
 from wslax.adapt.leafwise import Parts, leafwise
-from wslax.adapt.low_rank import check_rank
-from wslax.adapt.starts import uniform
+from wslax.adapt.low_rank import check_rank, draws
 from wslax.adapter import Adapter
 from wslax.errors import WeightSpaceError
 from wslax.symmetry.types import Groups
@@ -57,13 +56,12 @@ def loha(
 
     def start(key: Key, name: str, leaf: Any) -> tuple[Parts, Parts]:
         check_rank(rank, name, leaf)
-        (rows, columns), dtype = leaf.shape, tree.wide(leaf)
-        draw = lambda part, shape, fan: uniform(key, f"{name}/{part}", shape, fan**-0.5, dtype)
+        (rows, columns), draw = leaf.shape, draws(key, name, leaf)
         return {
-            "down_1": draw("down_1", (rows, rank), rows),
-            "down_2": jnp.zeros((rows, rank), dtype),
-            "up_1": draw("up_1", (rank, columns), rank),
-            "up_2": draw("up_2", (rank, columns), rank),
+            "down_1": draw("down_1", (rows, rank), rows**-0.5),
+            "down_2": jnp.zeros((rows, rank), tree.wide(leaf)),
+            "up_1": draw("up_1", (rank, columns), rank**-0.5),
+            "up_2": draw("up_2", (rank, columns), rank**-0.5),
         }, {}
 
     def change(leaf: Any, parts: Parts) -> LowRank:
@@ -132,16 +130,13 @@ def lokr(
 
     def start(key: Key, name: str, leaf: Any) -> tuple[Parts, Parts]:
         (i1, i2), (o1, o2) = (_factors(size, factor) for size in leaf.shape)
-        draw = lambda part, shape, fan: uniform(
-            key, f"{name}/{part}", shape, fan**-0.5, tree.wide(leaf)
-        )
-        left = {"left": jnp.zeros((i1, o1), tree.wide(leaf))}
+        draw, left = draws(key, name, leaf), {"left": jnp.zeros((i1, o1), tree.wide(leaf))}
         if rank < max(i2, o2) / 2:
             return left | {
-                "right_down": draw("right_down", (i2, rank), i2),
-                "right_up": draw("right_up", (rank, o2), rank),
+                "right_down": draw("right_down", (i2, rank), i2**-0.5),
+                "right_up": draw("right_up", (rank, o2), rank**-0.5),
             }, {}
-        return left | {"right": draw("right", (i2, o2), i2)}, {}
+        return left | {"right": draw("right", (i2, o2), i2**-0.5)}, {}
 
     def change(leaf: Any, parts: Parts) -> Kronecker:
         whole = "right" in parts

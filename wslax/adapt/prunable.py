@@ -2,15 +2,14 @@
 
 from typing import Any
 
-from wslax import tree
+from wslax.adapt.blocks import check_divides
 from wslax.adapt.leafwise import Parts, leafwise
-from wslax.adapt.low_rank import check_rank
-from wslax.adapt.starts import check_divides, uniform
+from wslax.adapt.leaves import whole
+from wslax.adapt.low_rank import check_rank, draws
 from wslax.adapter import Adapter
 from wslax.symmetry.types import Groups
 from wslax.trace import Kronecker, LowRank
-from wslax.trace.leaves import wide
-from wslax.typing import Key, Where
+from wslax.typing import Key, Params, Where
 
 
 def splora(
@@ -50,10 +49,10 @@ def splora(
 
     def start(key: Key, name: str, leaf: Any) -> tuple[Parts, Parts]:
         check_rank(rank, name, leaf)
-        (rows, columns), dtype = leaf.shape, tree.wide(leaf)
+        (rows, columns), draw = leaf.shape, draws(key, name, leaf)
         return {
-            "down": uniform(key, f"{name}/down", (rows, rank), (rows * rank) ** -0.5, dtype),
-            "up": uniform(key, f"{name}/up", (rank, columns), init_range, dtype),
+            "down": draw("down", (rows, rank), (rows * rank) ** -0.5),
+            "up": draw("up", (rank, columns), init_range),
         }, {}
 
     return leafwise(
@@ -61,25 +60,23 @@ def splora(
     )
 
 
-def sppara(
-    *, init_range: float = 1e-4, where: Where = None, groups: Groups | None = None
-) -> Adapter:
-    r"""SPPaRA: \(W + C\) with a whole matrix \(C\) that is pruned together with its base.
+def sppara(*, init_range: float = 1e-4, where: Where = None) -> Adapter:
+    r"""SPPaRA: \(W + C\) with a whole \(C\) that is pruned together with its base.
 
-    `train` holds `change` `[in, out]`, uniform within `init_range`. The authors have it at the
-    centre of convolutions; here it is of matrices. `take` slices it.
+    As `whole`, with a start near zero: `train` holds `change` of the leaf's shape, uniform
+    within `init_range`; `take` slices it. The authors' \(C\) is that of the centre of a
+    convolution's kernel alone.
 
     Args:
       init_range: of the start (1e-4, the authors'); 0 begins at the base exactly.
-      where: globs of the leaves to adapt; by default all that are matrices of floats.
-      groups: the model's symmetry, for leaves in other layouts than `[in, out]`.
+      where: globs of the leaves to train; by default all of floats, of any shape.
 
     Returns:
-      The adapter. Its changed leaves are arrays.
+      The adapter.
 
     Raises:
-      WeightSpaceError: from `init`, if a leaf is no matrix; from `apply` and `fuse`, if parts do
-        not fit the model's leaves.
+      WeightSpaceError: from `init`, if a leaf is not of floats; from `apply` and `fuse`, if parts
+        do not fit the model's leaves.
 
     References:
       Hedegaard et al. 2022, "Structured Pruning Adapters", arXiv:2211.10155, section 4.
@@ -87,16 +84,17 @@ def sppara(
     Example:
         >>> import jax, numpy as np
         >>> train, _ = sppara().init(jax.random.key(0), {"w": np.ones((6, 4), np.float32)})
-        >>> train["w"]["change"].shape
-        (6, 4)
+        >>> bool(0 < abs(train["w"]["change"]).max() < 1e-4)
+        True
     """
+    plain = whole(where=where)
 
-    def start(key: Key, name: str, leaf: Any) -> tuple[Parts, Parts]:
-        return {
-            "change": uniform(key, f"{name}/change", leaf.shape, init_range, tree.wide(leaf))
-        }, {}
+    def init(key: Key, params: Params) -> tuple[Any, Any]:
+        train, fixed = plain.init(key, params)
+        begun = lambda name, x: draws(key, name, x)("change", x.shape, init_range)
+        return {name: {"change": begun(name, x["change"])} for name, x in train.items()}, fixed
 
-    return leafwise(start, lambda leaf, parts: wide(leaf) + parts["change"], where, groups)
+    return plain._replace(init=init)
 
 
 def splopa(
@@ -113,8 +111,7 @@ def splopa(
     `train` holds `places` `[count, in / a, out / b]`, the \(P_k\), uniform within one over the
     root of the number of blocks, `prototype_down` `[count, a, rank]` within
     \(1/\sqrt{a \cdot rank}\), and `prototype_up` `[count, rank, b]` within `init_range`, as in the
-    authors' code.
-    Each leaf has prototypes of its own; the authors' default shares them among layers.
+    authors' code. Each leaf has prototypes of its own; by the authors' default layers share them.
 
     Args:
       count: how many prototypes, static (64, the authors').
@@ -149,9 +146,7 @@ def splopa(
         check_divides(b, name, leaf, 1)
         places = (count, leaf.shape[0] // a, leaf.shape[1] // b)
         fan = places[1] * places[2]
-        draw = lambda part, shape, bound: uniform(
-            key, f"{name}/{part}", shape, bound, tree.wide(leaf)
-        )
+        draw = draws(key, name, leaf)
         return {
             "places": draw("places", places, fan**-0.5),
             "prototype_down": draw("prototype_down", (count, a, rank), (a * rank) ** -0.5),

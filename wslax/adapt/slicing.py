@@ -17,8 +17,15 @@ from wslax.symmetry.matrices import MatrixAxes, matrix_axes
 from wslax.symmetry.types import Groups
 from wslax.typing import Array
 
-# What runs along the rows and the columns of a part: inputs, outputs, or what is the part's own.
-_RUNS = {"down": ("in", "rank"), "up": ("rank", "out"), "change": ("in", "out")}
+# What lies along the axes of a part: inputs, outputs, or what is the part's own.
+_RUNS = {
+    "down": ("in", "rank"),
+    "first_down": ("in", "rank"),
+    "up": ("rank", "out"),
+    "first_up": ("rank", "out"),
+    "inputs": ("in",),
+    "outputs": ("out",),
+}
 
 
 class _Kept(NamedTuple):
@@ -39,39 +46,47 @@ class _Kept(NamedTuple):
     source: Array
 
 
-def _sliced(kept: _Kept, part: str, x: Array) -> Array:
-    """One part `[*batch, rows, columns]`, unfolded to the leaf's axes and folded again."""
+def _order(kept: _Kept, part: str) -> tuple[list[int], list[tuple[Any, ...]]]:
+    """Axes of the leaf along a part: its batch, and those that each further axis is made of."""
+    if part == "change":
+        return list(range(len(kept.shape))), []
     if part not in _RUNS:
         raise WeightSpaceError(
             f"{kept.name}: no units run through its {part!r}; fuse the adapter before its base is "
-            f"pruned, or use one whose parts are among {', '.join(_RUNS)}"
+            f"pruned, or use one whose parts are among {', '.join(('change', *_RUNS))}"
         )
-    inside = {"in": kept.axes.consumed, "out": kept.axes.produced, "rank": (None,)}
-    batch = [a for a in range(len(kept.shape)) if a not in (*inside["in"], *inside["out"])]
-    rows, columns = (inside[side] for side in _RUNS[part])
-    order = [*batch, *rows, *columns]
-    own = x.size // math.prod(kept.shape[a] for a in order if a is not None)
-    sizes = [own if a is None else kept.shape[a] for a in order]
-    ends = len(batch), len(batch) + len(rows)
-    folded = (*sizes[: ends[0]], math.prod(sizes[slice(*ends)]), math.prod(sizes[ends[1] :]))
-    if x.shape != folded:
+    sides = {"in": kept.axes.consumed, "out": kept.axes.produced, "rank": (None,)}
+    inside = (*kept.axes.consumed, *kept.axes.produced)
+    batch = [axis for axis in range(len(kept.shape)) if axis not in inside]
+    return batch, [sides[side] for side in _RUNS[part]]
+
+
+def _sliced(kept: _Kept, part: str, x: Array) -> Array:
+    """One part, unfolded to axes of the leaf and folded again."""
+    batch, folds = _order(kept, part)
+    order = [*batch, *(axis for fold in folds for axis in fold)]
+    known = math.prod(kept.shape[axis] for axis in order if axis is not None)
+    size = lambda axis: x.size // known if axis is None else kept.shape[axis]
+    expected = (*map(size, batch), *(math.prod(map(size, fold)) for fold in folds))
+    if x.shape != expected:
         raise WeightSpaceError(
-            f"{kept.name}: expected {part} {list(folded)} for a leaf {list(kept.shape)}, got "
+            f"{kept.name}: expected {part} {list(expected)} for a leaf {list(kept.shape)}, got "
             f"{tree.aval(x)}; make the adapter with these groups="
         )
     if kept.axis not in order:
         return x
-    taken = jnp.take(x.reshape(sizes), kept.source, order.index(kept.axis))
-    rows_now = math.prod(taken.shape[slice(*ends)])
-    return taken.reshape(*taken.shape[: ends[0]], rows_now, -1)
+    taken = jnp.take(x.reshape([*map(size, order)]), kept.source, order.index(kept.axis))
+    left = dict(zip(order, taken.shape, strict=True))
+    folded = (math.prod(left[axis] for axis in fold) for fold in folds)
+    return taken.reshape(*taken.shape[: len(batch)], *folded)
 
 
 def take(parts: Any, groups: Groups, indices: Mapping[int, Array]) -> Any:
     r"""Keep the given units of groups in an adapter's parts, as `symmetry.take` does in its base.
 
     Of a thin product \(D U\) the rows of \(D\) and the columns of \(U\) are kept, so that fusing
-    what was taken is taking from what was fused. Any adapter of such parts follows: `lora`,
-    `splora`, `sppara`.
+    what was taken is taking from what was fused. `lora`, `pissa`, `ia3`, `whole`, `splora` and
+    `sppara` have such parts.
 
     Args:
       parts: `train` or `fixed`, of an adapter made with the same `groups=`, or of one whose leaves

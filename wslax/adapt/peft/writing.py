@@ -75,9 +75,13 @@ def _stored(
     for module, arrays in parts.items():
         names = {part: f"{PREFIX}{module}.{part}" for part in arrays if part not in kind.shared}
         stored |= {stored_name: arrays[part] for part, stored_name in names.items()}
+    if kind.parts:
+        stored |= {whole_name(name, parts): value for name, value in whole.items()}
+        return stored, list(parts), list(whole)
     for name, value in whole.items():
-        stored[whole_name(name, parts, "ln_tuning_layers" if norms else "base_layer")] = value
-    return stored, list(parts), list(whole)
+        module, _, last = name.rpartition(".")
+        stored[f"{PREFIX}{module}.ln_tuning_layers.{last}"] = value
+    return stored, sorted({name.rpartition(".")[0] for name in whole}), []
 
 
 def _ranks(kind: Kind, stored: Arrays) -> dict[str, Any]:
@@ -92,6 +96,18 @@ def _ranks(kind: Kind, stored: Arrays) -> dict[str, Any]:
     }
     rank = max(found.values(), default=1)
     return {"r": rank, "rank_pattern": {m: r for m, r in found.items() if r != rank}}
+
+
+def _targets(
+    kind: Kind, modules: Sequence[str], whole: Sequence[str], leaves: Mapping[str, Leaf]
+) -> dict[str, Any]:
+    """The fields that say what is changed, of those that the kind has."""
+    found = targets(modules, whole, leaves)
+    if "bias" not in kind.fields.split() and found.pop("bias") != "none":
+        raise WeightSpaceError(f"{', '.join(whole)}: PEFT trains no biases with this kind")
+    if "lora_bias" in kind.fields.split():
+        found["lora_bias"] = False  # what was added to biases is stored in them
+    return found
 
 
 def _check_same(params: Params, ours: Peft, theirs: Peft) -> None:
@@ -155,7 +171,7 @@ def write_peft(
     stored, modules, whole = _stored(kind, config, params, leaves, *map(_merged, (train, fixed)))
     filled = {"task_type": None, "base_model_name_or_path": None, "inference_mode": True}
     filled |= {} if "r" in config else _ranks(kind, stored)
-    filled |= config | targets(modules, whole, leaves)
+    filled |= config | _targets(kind, modules, whole, leaves)
     theirs = understood(filled, stored, params, rules)
     _check_same(params, Peft(adapter, train, fixed, filled), theirs)
     write_folder(out, stored, filled)
