@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from wslax import tree
-from wslax.adapt.leaves import additive
+from wslax.adapt.leaves import whole
 from wslax.adapt.peft.fields import kind_of
 from wslax.adapt.peft.kinds import AXES, Arrays, Config, Kind, Module
 from wslax.adapt.peft.own import ia3_of_modules
@@ -65,7 +65,7 @@ def _leaf(leaves: Mapping[str, Leaf], name: str) -> Leaf:
 
 
 def _check_targets(
-    config: Config, modules: Collection[str], whole: Collection[str], leaves: Mapping[str, Leaf]
+    config: Config, modules: Collection[str], replaced: Collection[str], leaves: Mapping[str, Leaf]
 ) -> None:
     """Refuse what PEFT passes over in silence: modules stored and not targeted, or not stored."""
     ends = config.get("target_modules")
@@ -77,7 +77,7 @@ def _check_targets(
             raise WeightSpaceError(f"{module}: stored, and target_modules {ends} leaves it out")
     if config.get("exclude_modules") or config.get("layers_to_transform") is not None:
         return
-    for name in leaves.keys() - whole:
+    for name in leaves.keys() - set(replaced):
         module, _, last = name.rpartition(".")
         if last == "weight" and picked(module) and module not in modules:
             raise WeightSpaceError(f"{module}: is of target_modules {ends}, and nothing is stored")
@@ -100,8 +100,8 @@ def _modules(
         part: stored[name] for part in kind.shared if (name := f"base_model.{part}") in stored
     }
     own = [name for name in stored if name.removeprefix("base_model.") not in shared]
-    found, whole = sort_tensors(own, {part for parts in kind.parts for part in parts})
-    _check_targets(config, found, whole, leaves)
+    found, replaced = sort_tensors(own, {part for parts in kind.parts for part in parts})
+    _check_targets(config, found, replaced, leaves)
     modules: dict[str, Module] = {}
     sites = []
     for module, names in found.items():
@@ -114,7 +114,7 @@ def _modules(
         shape = (leaf.shape[rows], leaf.shape[1 - rows])
         modules[leaf.name] = kind.read(config, module, parts, shape)
         sites += [[(leaf.name, rows, "consumed")], [(leaf.name, 1 - rows, "produced")]]
-    return modules, sites, {name: stored[other] for name, other in whole.items()}
+    return modules, sites, {name: stored[other] for name, other in replaced.items()}
 
 
 def _adapters(
@@ -145,12 +145,12 @@ def _biases(names: Sequence[str], leaves: Mapping[str, Leaf]) -> tuple[tuple[str
 
 
 def _changes(
-    modules: Mapping[str, Module], whole: Arrays, leaves: Mapping[str, Leaf], params: Params
+    modules: Mapping[str, Module], replaced: Arrays, leaves: Mapping[str, Leaf], params: Params
 ) -> dict[str, Any]:
     """Leaf to what is added to it, for leaves that are replaced and biases that change."""
     named = tree.named_leaves(params)
     changes = {}
-    for name, new in whole.items():
+    for name, new in replaced.items():
         leaf = _leaf(leaves, name)
         new = new.T if leaf.turned else new
         if new.shape != leaf.shape:
@@ -179,12 +179,12 @@ def understood(
         if value.dtype.kind not in ("iu" if name.endswith(".shira_indices") else "fV"):
             raise WeightSpaceError(f"{name}: expected floats, got {value.dtype}")
     leaves = leaves_of(params, rules)
-    modules, sites, whole = _modules(kind, config, stored, leaves)
+    modules, sites, replaced = _modules(kind, config, stored, leaves)
     made = _adapters(modules, params, Groups.from_sites(params, sites), leaves)
-    if changes := _changes(modules, whole, leaves, params):
+    if changes := _changes(modules, replaced, leaves, params):
         where = [glob.escape(name) for name in changes]
         train = {name: {"change": change} for name, change in changes.items()}
-        made.append((additive(where=where), train, {name: {} for name in changes}))
+        made.append((whole(where=where), train, {name: {} for name in changes}))
     if not made:
         raise WeightSpaceError("holds no tensors")
     adapters, train, fixed = zip(*made, strict=True)
