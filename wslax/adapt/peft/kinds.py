@@ -43,6 +43,7 @@ class Module(NamedTuple):
 
 
 Read = Callable[[Config, str, Arrays, Shape], Module]
+Implied = Callable[[Config, Mapping[str, Arrays]], dict[str, Any]]
 Write = Callable[[Config, str, Arrays, Arrays, Shape], dict[str, Any]]
 
 
@@ -54,7 +55,8 @@ class Kind(NamedTuple):
       write: `(config, module, train, fixed, shape) -> parts`, the way back.
       parts: how the names of its tensors end, one tuple for each set that may stand together.
       fields: of the configuration that it has beside those of all kinds.
-      rank: part and its axis that is as long as `r`.
+      implied: `(config, {module: parts}) -> fields` that the tensors imply and nobody has given.
+      always: fields as they have to be of what is written.
       shared: parts that all modules share, each as large as the largest needs it.
     """
 
@@ -62,7 +64,8 @@ class Kind(NamedTuple):
     write: Write
     parts: tuple[tuple[str, ...], ...]
     fields: str
-    rank: tuple[str, int] | None = None
+    implied: Implied = lambda config, modules: {}
+    always: tuple[tuple[str, Any], ...] = ()
     shared: tuple[str, ...] = ()
 
 
@@ -299,6 +302,56 @@ def _none(*_: Any) -> Any:
     raise WeightSpaceError("LN_TUNING has whole leaves alone")
 
 
+def _ranks(part: str) -> Implied:
+    """The rank by a part `[r, ...]`, and the modules that have another."""
+
+    def implied(config: Config, modules: Mapping[str, Arrays]) -> dict[str, Any]:
+        if "r" in config:
+            return {}
+        found = {m: parts[part].shape[0] for m, parts in modules.items() if part in parts}
+        most = max(found.values(), default=8)
+        return {"r": most, "rank_pattern": {m: r for m, r in found.items() if r != most}}
+
+    return implied
+
+
+def _alike(field: str, fields_of: Callable[[Arrays], dict[str, Any]]) -> Implied:
+    """Fields of each module's parts, one of which is `field`; they are the same for all."""
+
+    def implied(config: Config, modules: Mapping[str, Arrays]) -> dict[str, Any]:
+        if field in config:
+            return {}
+        found = {module: fields_of(parts) for module, parts in modules.items()}
+        first = next(iter(found.values()))
+        for module, fields in found.items():
+            if fields != first:
+                raise WeightSpaceError(
+                    f"{module}: has {fields}, another module {first}; PEFT has one for all modules"
+                )
+        return first
+
+    return implied
+
+
+def _miss_fields(parts: Arrays) -> dict[str, Any]:
+    block = next(iter(parts.values()))
+    return {"r": block.shape[-1], "init_weights": "bat"} if block.ndim == 3 else {"r": len(block)}
+
+
+def _boft_fields(parts: Arrays) -> dict[str, Any]:
+    factors, _, size, _ = parts["boft_R"].shape
+    return {"boft_block_size": size, "boft_block_num": 0, "boft_n_butterfly_factor": factors}
+
+
+def _oft_fields(parts: Arrays) -> dict[str, Any]:
+    return {"r": 0, "oft_block_size": _size(parts["oft_R.weight"].shape[-1])}
+
+
+def _feedforward(config: Config, modules: Mapping[str, Arrays]) -> dict[str, Any]:
+    inputs = [module for module, parts in modules.items() if parts["ia3_l"].shape[0] == 1]
+    return {"feedforward_modules": inputs}
+
+
 KINDS = {
     "LORA": Kind(
         _read_lora,
@@ -312,14 +365,15 @@ KINDS = {
         "lora_bias lora_dropout lora_ga_config megatron_config megatron_core monteclora_config "
         "qalora_group_size r rank_pattern target_parameters trainable_token_indices use_bdlora "
         "use_dora use_qalora use_rslora velora_config",
-        ("lora_A.weight", 0),
+        _ranks("lora_A.weight"),
+        (("lora_bias", False),),  # what was added to biases is stored in them
     ),
     "LOHA": Kind(
         _read_loha,
         _write_loha,
         (tuple(_LOHA),),
         "alpha alpha_pattern module_dropout r rank_dropout rank_pattern use_effective_conv2d",
-        ("hada_w1_b", 0),
+        _ranks("hada_w1_b"),
     ),
     "LOKR": Kind(
         _read_lokr,
@@ -331,30 +385,52 @@ KINDS = {
         ),
         "alpha alpha_pattern decompose_both decompose_factor module_dropout r rank_dropout "
         "rank_dropout_scale rank_pattern use_effective_conv2d",
+        _ranks("lokr_w2_b"),
+        (("decompose_both", False),),
     ),
     "OFT": Kind(
         _read_oft,
         _write_oft,
         (("oft_R.weight",),),
         "bias eps module_dropout num_cayley_neumann_terms oft_block_size r use_cayley_neumann",
+        _alike("r", _oft_fields),
     ),
     "BOFT": Kind(
         _read_boft,
         _write_boft,
         (("boft_R", "boft_s"),),
         "bias boft_block_num boft_block_size boft_dropout boft_n_butterfly_factor",
+        _alike("boft_block_size", _boft_fields),
     ),
     "MISS": Kind(
-        _read_miss, _write_miss("miss_block"), (("miss_block",),), "bias mini_r miss_dropout r"
+        _read_miss,
+        _write_miss("miss_block"),
+        (("miss_block",),),
+        "bias mini_r miss_dropout r",
+        _alike("r", _miss_fields),
     ),
-    "BONE": Kind(_read_miss, _write_miss("bone_block"), (("bone_block",),), "bias r"),
-    "IA3": Kind(_read_ia3, _write_ia3, (("ia3_l",),), "feedforward_modules init_ia3_weights"),
+    "BONE": Kind(
+        _read_miss,
+        _write_miss("bone_block"),
+        (("bone_block",),),
+        "bias r",
+        _alike("r", _miss_fields),
+    ),
+    "IA3": Kind(
+        _read_ia3,
+        _write_ia3,
+        (("ia3_l",),),
+        "feedforward_modules init_ia3_weights",
+        _feedforward,
+    ),
     "VERA": Kind(
         _read_vera,
         _write_vera,
         (("vera_lambda_b", "vera_lambda_d", "vera_A", "vera_B"),),
         "bias d_initial projection_prng_key r save_projection vera_dropout",
-        shared=("vera_A", "vera_B"),
+        _alike("r", lambda parts: {"r": len(parts["vera_A"])}),
+        (("save_projection", True),),
+        ("vera_A", "vera_B"),
     ),
     "SHIRA": Kind(
         _read_shira,

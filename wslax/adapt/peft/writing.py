@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -42,10 +42,10 @@ def _shared(kind: Kind, parts: Mapping[str, Arrays]) -> dict[str, Any]:
     return found
 
 
-def _stored(
+def _sorted(
     kind: Kind, config: Config, params: Params, leaves: Mapping[str, Leaf], train: Any, fixed: Any
-) -> tuple[dict[str, Any], list[str], list[str]]:
-    """Tensors by PEFT's names, the modules that have an adapter, and what is replaced."""
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Module to its parts, and name of the base's tensor to what replaces it."""
     called = {leaf.name: name for name, leaf in leaves.items()}
     named = tree.named_leaves(params)
     parts: dict[str, dict[str, Any]] = {}
@@ -71,43 +71,39 @@ def _stored(
             raise WeightSpaceError(
                 f"{name}: {config['peft_type']} has other parts than {', '.join(host)}"
             ) from error
+    return parts, whole
+
+
+def _named(
+    kind: Kind, parts: Mapping[str, Arrays], whole: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Tensors by PEFT's names."""
     stored = _shared(kind, parts)
     for module, arrays in parts.items():
-        names = {part: f"{PREFIX}{module}.{part}" for part in arrays if part not in kind.shared}
-        stored |= {stored_name: arrays[part] for part, stored_name in names.items()}
+        own = {part: x for part, x in arrays.items() if part not in kind.shared}
+        stored |= {f"{PREFIX}{module}.{part}": x for part, x in own.items()}
     if kind.parts:
-        stored |= {whole_name(name, parts): value for name, value in whole.items()}
-        return stored, list(parts), list(whole)
-    for name, value in whole.items():
+        return stored | {whole_name(name, parts): x for name, x in whole.items()}
+    for name, x in whole.items():
         module, _, last = name.rpartition(".")
-        stored[f"{PREFIX}{module}.ln_tuning_layers.{last}"] = value
-    return stored, sorted({name.rpartition(".")[0] for name in whole}), []
+        stored[f"{PREFIX}{module}.ln_tuning_layers.{last}"] = x
+    return stored
 
 
-def _ranks(kind: Kind, stored: Arrays) -> dict[str, Any]:
-    """The fields that say the ranks of factors."""
-    if kind.rank is None:
-        return {}
-    part, axis = kind.rank
-    found = {
-        name.removeprefix(PREFIX).removesuffix(f".{part}"): value.shape[axis]
-        for name, value in stored.items()
-        if name.endswith(f".{part}")
-    }
-    rank = max(found.values(), default=1)
-    return {"r": rank, "rank_pattern": {m: r for m, r in found.items() if r != rank}}
-
-
-def _targets(
-    kind: Kind, modules: Sequence[str], whole: Sequence[str], leaves: Mapping[str, Leaf]
-) -> dict[str, Any]:
-    """The fields that say what is changed, of those that the kind has."""
-    found = targets(modules, whole, leaves)
+def _fields(
+    kind: Kind,
+    config: Config,
+    parts: Mapping[str, Arrays],
+    whole: Mapping[str, Any],
+    names: Collection[str],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields that tensors imply where none are given, and those that have to be so."""
+    if not kind.parts:
+        return {}, {"target_modules": sorted({name.rpartition(".")[0] for name in whole})}
+    found = targets(parts, list(whole), names)
     if "bias" not in kind.fields.split() and found.pop("bias") != "none":
         raise WeightSpaceError(f"{', '.join(whole)}: PEFT trains no biases with this kind")
-    if "lora_bias" in kind.fields.split():
-        found["lora_bias"] = False  # what was added to biases is stored in them
-    return found
+    return kind.implied(config, parts), found | dict(kind.always)
 
 
 def _check_same(params: Params, ours: Peft, theirs: Peft) -> None:
@@ -168,10 +164,11 @@ def write_peft(
     out = pathlib.Path(folder)
     check_free(out)
     kind, leaves = kind_of(config), leaves_of(params, rules)
-    stored, modules, whole = _stored(kind, config, params, leaves, *map(_merged, (train, fixed)))
-    filled = {"task_type": None, "base_model_name_or_path": None, "inference_mode": True}
-    filled |= {} if "r" in config else _ranks(kind, stored)
-    filled |= config | _targets(kind, modules, whole, leaves)
+    parts, whole = _sorted(kind, config, params, leaves, *map(_merged, (train, fixed)))
+    implied, needed = _fields(kind, config, parts, whole, leaves)
+    plain = {"task_type": None, "base_model_name_or_path": None, "inference_mode": True}
+    filled = {**plain, **implied, **config, **needed}
+    stored = _named(kind, parts, whole)
     theirs = understood(filled, stored, params, rules)
     _check_same(params, Peft(adapter, train, fixed, filled), theirs)
     write_folder(out, stored, filled)
