@@ -23,8 +23,8 @@ MAKERS = {
     "boft": lambda **o: adapt.boft(2, **o),
     "bone": lambda **o: adapt.bone(2, **o),
     "miss": lambda **o: adapt.miss(2, **o),
-    "splora": lambda **o: adapt.splora(2, init_range=0, **o),
-    "splopa": lambda **o: adapt.splopa(2, (2, 2), init_range=0, **o),
+    "splora": lambda **o: adapt.splora(2, init_range=0.0, **o),
+    "splopa": lambda **o: adapt.splopa(2, (2, 2), init_range=0.0, **o),
     "compander": lambda **o: adapt.compander(2.0, 1.0, learn=True, **o),
     "whole": lambda groups=None, **o: adapt.whole(**o),
     "chain": lambda **o: adapt.chain(

@@ -58,6 +58,34 @@ def test_taking_then_fusing_is_fusing_then_taking(adapter):
         assert np.allclose(found[name], expected[name], atol=1e-5)
 
 
+def heads():
+    """Heads, layers on a first axis and a matrix [out, in], and their groups."""
+    draw = lambda *shape: RNG.normal(size=shape).astype(np.float32)
+    params = {"q": draw(6, 3, 4), "o": draw(3, 4, 6), "layers": draw(2, 6, 5), "t": draw(7, 6)}
+    groups = symmetry.Groups.from_sites(params, [
+        [("q", 0, "consumed"), ("o", 2, "produced"), ("layers", 1, "consumed"),
+         ("t", 1, "consumed")],
+        [("q", 1, "produced"), ("o", 0, "consumed")],
+        [("q", 2, "produced"), ("o", 1, "consumed")],
+        [("layers", 2, "produced")], [("t", 0, "produced")],
+    ])  # fmt: skip
+    return params, groups
+
+
+def test_parts_in_any_layout_follow():
+    params, groups = heads()
+    adapter = adapt.chain(adapt.splora(2, groups=groups), adapt.whole(where="t"))
+    train, fixed = adapter.init(jax.random.key(0), params)
+    train = jax.tree.map(lambda x: RNG.normal(size=x.shape).astype(np.float32), train)
+    keep = {0: np.array([0, 5, 3]), 1: np.array([2, 0]), 2: np.array([1, 2, 3]), 4: np.array([6])}
+    left = tuple(adapt.take(part, groups, keep) for part in train)
+    found = adapter.fuse(symmetry.take(params, groups, keep), left, fixed)
+    expected = symmetry.take(adapter.fuse(params, train, fixed), groups, keep)
+    assert jax.tree.map(np.shape, found)["layers"] == (2, 3, 5)
+    for name in params:
+        assert np.allclose(found[name], expected[name], atol=1e-4)
+
+
 def test_learned_numbers_after_pruning_are_the_ranks_times_both_sides():
     params, groups = model()
     train, _ = adapt.splora(2).init(jax.random.key(0), params)
@@ -81,5 +109,8 @@ def test_parts_without_units_and_indices_by_head_are_refused():
     train, _ = adapt.miss(2).init(0, params)
     with pytest.raises(WeightSpaceError, match="a: no units run through its 'block'"):
         adapt.take(train, groups, {0: np.array([1])})
+    flat, _ = adapt.lora(2).init(0, {"t": heads()[0]["t"]})
+    with pytest.raises(WeightSpaceError, match=r"t: expected down \[6, 2\] .* with these groups="):
+        adapt.take(flat, heads()[1], {4: np.array([6])})
     with pytest.raises(WeightSpaceError, match="units are 0 to 7"):
         adapt.take(train, groups, {0: np.array([8])})

@@ -21,9 +21,9 @@ def compander(
 
     Steep at zero and bounded by \(a\,\pi/2\): a step of \(v\) moves a weight by \(ab / (b^2 +
     v^2)\) times as much, most at zero, where it is \(a/b\), so weights leave zero and none gets
-    large. `train` holds `value`, the \(v = b \tan(w / a)\) of the base;
-    with `learn` also `a` and `b`, scalars, one of each a leaf; else these are in `fixed`. The base
-    is where training starts and is not used afterwards.
+    large. `train` holds `value`, the \(v = b \tan(w / a)\) of the base, and with `learn` also `a`
+    and `b`, scalars of the leaf; else these are in `fixed`. The base is where training starts and
+    is not used afterwards.
 
     The paper's abstract says what its function does: it bounds weights, pushes them from zero, and
     may have its hyper-parameters learned. The arctangent does that; whether the paper has the same
