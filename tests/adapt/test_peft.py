@@ -191,9 +191,9 @@ REFUSED = {
         (_of("vera")[0], {k: v for k, v in _of("vera")[1].items() if "vera_A" not in k}),
         "expected vera_lambda_b"),
     "places": (
-        (_of("shira")[0], {k: v + 7 if k.endswith("indices") else v
-                           for k, v in _of("shira")[1].items()}), "shira_indices lie outside"),
-    "nothing": (_of("lora", target_modules=None)[:1] + ({},), "holds no tensors"),
+        (_of("shira")[0], {k: v + v.dtype.type(7) for k, v in _of("shira")[1].items()}),
+        "shira_indices lie outside"),
+    "nothing": ((_lora(target_modules=None)[0], {}), "holds no tensors"),
 }  # fmt: skip
 
 

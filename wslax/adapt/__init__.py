@@ -39,24 +39,28 @@ if TYPE_CHECKING:
 
 __getattr__, __all__ = attach(
     __name__,
-    {
+    {name: "wslax.adapt.blocks" for name in ("bone", "miss")}
+    | {name: "wslax.adapt.orthogonal" for name in ("boft", "oft")}
+    | {name: "wslax.adapt.prunable" for name in ("splopa", "splora", "sppara")}
+    | {name: "wslax.adapt.products" for name in ("loha", "lokr")}
+    | {name: "wslax.adapt.peft.reading" for name in ("Peft", "read_peft")}
+    | {"compander": "wslax.adapt.companding", "take": "wslax.adapt.slicing"}
+    | {
         "Adapter": "wslax.adapter",
         "whole": "wslax.adapt.leaves",
         "biases": "wslax.adapt.leaves",
         "chain": "wslax.adapter",
         "dora": "wslax.adapt.scaling",
-        "extract": "wslax.adapt.extraction",
         "Extracted": "wslax.adapt.extraction",
         "Extraction": "wslax.adapt.extraction",
+        "extract": "wslax.adapt.extraction",
         "factorise": "wslax.adapt.factors",
         "fused": "wslax.adapter",
         "ia3": "wslax.adapt.scaling",
         "lora": "wslax.adapt.low_rank",
         "lora_plus": "wslax.adapt.rates",
         "norms": "wslax.adapt.leaves",
-        "Peft": "wslax.adapt.peft.reading",
         "pissa": "wslax.adapt.low_rank",
-        "read_peft": "wslax.adapt.peft.reading",
         "vera": "wslax.adapt.low_rank",
         "weight_align": "wslax.adapt.heads",
         "write_peft": "wslax.adapt.peft.writing",
