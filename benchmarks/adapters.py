@@ -54,6 +54,7 @@ def things(width: int) -> tuple[dict[str, Any], dict[str, float]]:
     net = nets.mlp(width, (width,) * LAYERS, CLASSES)
     base = net.init(jr.key(0))
     train = jax.vmap(lambda key: ADAPTER.init(key, base)[0])(jr.split(jr.key(1), MEMBERS))
+    train = jax.tree.map(lambda x: x + 0.01 * jr.normal(jr.key(4), x.shape), train)
     state = jax.vmap(OPTIMIZER.init)(train)
     x = jr.normal(jr.key(2), (MEMBERS, INPUTS, width))
     batch = (x, jr.randint(jr.key(3), (MEMBERS, INPUTS), 0, CLASSES))
