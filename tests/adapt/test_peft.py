@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import wslax as ws
 from wslax import WeightSpaceError
@@ -105,7 +107,6 @@ def test_what_peft_computes(tmp_path, name):
 
 
 MADE = {
-    "LORA": (ws.adapt.lora, {"rank": 3, "alpha": 6}, {"lora_alpha": 6}),
     "BOFT": (ws.adapt.boft, {"block_size": 2}, {}),
     "MISS": (ws.adapt.bone, {"size": 2}, {"init_weights": "bat"}),
     "IA3": (ws.adapt.ia3, {"inputs": True}, {}),
@@ -217,3 +218,27 @@ def test_what_is_not_written(tmp_path):
     with pytest.raises(WeightSpaceError, match="peft_type"):
         write({})
     assert not list(tmp_path.iterdir())
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    sizes=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    rank=st.integers(1, 3),
+    dtype=st.sampled_from(["float16", "bfloat16", "float32"]),
+    layout=st.sampled_from(["torch", "in first", "flax"]),
+)
+def test_parts_are_those_stored(tmp_path_factory, sizes, rank, dtype, layout):
+    """For any sizes and layouts, to the bit."""
+    (out, inner), rank = sizes, min(rank, *sizes)
+    rng = np.random.default_rng(rank)
+    a, b = (rng.normal(size=shape).astype(dtype) for shape in ((rank, inner), (out, rank)))
+    weight = np.zeros((out, inner) if layout == "torch" else (inner, out), np.float32)
+    params = {"fc": {"kernel": weight}} if layout == "flax" else {"fc.weight": weight}
+    stored = {"base_model.model.fc.lora_A.weight": a, "base_model.model.fc.lora_B.weight": b}
+    config = {"peft_type": "LORA", "r": rank, "fan_in_fan_out": layout == "in first"}
+    folder = folder_of(tmp_path_factory.mktemp("peft") / "a", config, stored)
+    _, train, _, _ = read_peft(folder, params)
+    (parts,) = train.values()
+    assert parts["down"].dtype == parts["up"].dtype == dtype
+    np.testing.assert_array_equal(parts["down"], a.T)
+    np.testing.assert_array_equal(parts["up"], b.T)

@@ -1,6 +1,7 @@
 """PEFT's configurations: which fields are known, and which of them have to be unset."""
 
-from wslax.adapt.peft.kinds import KINDS, Config, Kind
+from wslax.adapt.peft.kind import Config, Kind
+from wslax.adapt.peft.kinds import KINDS
 from wslax.errors import WeightSpaceError, did_you_mean
 from wslax.io.lora import check_lora
 

@@ -12,7 +12,7 @@ import numpy as np
 from wslax import tree
 from wslax.adapt.leaves import whole
 from wslax.adapt.peft.fields import kind_of
-from wslax.adapt.peft.kinds import AXES, Arrays, Config, Kind, Module
+from wslax.adapt.peft.kind import AXES, Arrays, Config, Kind, Module
 from wslax.adapt.peft.own import ia3_of_modules
 from wslax.adapter import Adapter, chain
 from wslax.errors import WeightSpaceError, did_you_mean
@@ -56,6 +56,11 @@ def leaves_of(params: Params, rules: Sequence[Rule]) -> dict[str, Leaf]:
     named = tree.named_leaves(params)
     steps = plan({name: tuple(np.shape(leaf)) for name, leaf in named.items()}, "torch", rules)
     return {step.target: Leaf(step.source, step.shape, step.axes == (1, 0)) for step in steps}
+
+
+def rows_of(leaf: Leaf, config: Config) -> int:
+    """Which axis of a matrix is of its inputs; `fan_in_fan_out` is of GPT-2's layers."""
+    return 0 if leaf.turned or config.get("fan_in_fan_out") else 1
 
 
 def _leaf(leaves: Mapping[str, Leaf], name: str) -> Leaf:
@@ -110,7 +115,7 @@ def _modules(
         leaf = _leaf(leaves, f"{module}.weight")
         if len(leaf.shape) != 2:
             raise WeightSpaceError(f"{leaf.name}: expected a matrix, got {list(leaf.shape)}")
-        rows = 0 if leaf.turned or config.get("fan_in_fan_out") else 1
+        rows = rows_of(leaf, config)
         shape = (leaf.shape[rows], leaf.shape[1 - rows])
         modules[leaf.name] = kind.read(config, module, parts, shape)
         sites += [[(leaf.name, rows, "consumed")], [(leaf.name, 1 - rows, "produced")]]

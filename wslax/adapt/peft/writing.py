@@ -10,8 +10,8 @@ import numpy as np
 
 from wslax import tree
 from wslax.adapt.peft.fields import kind_of
-from wslax.adapt.peft.kinds import Arrays, Config, Kind
-from wslax.adapt.peft.reading import Leaf, Peft, leaves_of, understood
+from wslax.adapt.peft.kind import Arrays, Config, Kind
+from wslax.adapt.peft.reading import Leaf, Peft, leaves_of, rows_of, understood
 from wslax.adapter import Adapter
 from wslax.errors import WeightSpaceError
 from wslax.io.atomic import check_free
@@ -38,7 +38,7 @@ def _shared(kind: Kind, parts: Mapping[str, Arrays]) -> dict[str, Any]:
     found = {}
     for part in kind.shared:
         each = [arrays[part] for arrays in parts.values()]
-        found[f"base_model.{part}"] = max(each, key=lambda x: x.shape)
+        found |= {f"base_model.{part}": max(each, key=lambda x: x.shape)} if each else {}
     return found
 
 
@@ -63,7 +63,8 @@ def _sorted(
         module, _, last = target.rpartition(".")
         if last != "weight" or len(leaf.shape) != 2:
             raise WeightSpaceError(f"{name}: PEFT adapts matrices, `X.weight`, and it is {target}")
-        shape = leaf.shape if leaf.turned else leaf.shape[::-1]
+        rows = rows_of(leaf, config)
+        shape = leaf.shape[rows], leaf.shape[1 - rows]
         others = {part: np.asarray(x) for part, x in fixed[name].items()}
         try:
             parts[module] = kind.write(config, module, host, others, shape)
@@ -134,7 +135,9 @@ def write_peft(
 ) -> None:
     """Write an adapter as PEFT's folder, which `PeftModel.from_pretrained` loads.
 
-    What is written is read back and compared before anything stands under the final name.
+    What is written is read back and compared before anything stands under the final name. Of a
+    model in PyTorch's layout the adapter is one that `read_peft` or `groups=` made, whose parts are
+    `[in, out]`.
 
     Args:
       folder: a new or empty folder.
