@@ -123,9 +123,8 @@ def measured(of: Family, seeds: int, steps: int = STEPS) -> dict[str, Found]:
     based = bases(of.name, keys, *map(jnp.asarray, of.base), of.before)
     train = tuple(part[:, :EXAMPLES] for part in of.train)
     views = jax.tree.map(jnp.asarray, (train, of.validation, of.test))
-    rates = jnp.array(RATES)
-    found = {a: tuned(of.name, a, keys, based, views, rates, steps) for a in arms(*WIDTHS[of.name])}
-    return jax.tree.map(np.asarray, found)
+    run = lambda arm: tuned(of.name, arm, keys, based, views, jnp.array(RATES), steps)
+    return {arm: jax.tree.map(np.asarray, run(arm)) for arm in arms(*WIDTHS[of.name])}
 
 
 def chosen(found: Found) -> tuple[int, int]:
