@@ -82,7 +82,7 @@ def _check_targets(
             raise WeightSpaceError(f"{module}: stored, and target_modules {ends} leaves it out")
     if config.get("exclude_modules") or config.get("layers_to_transform") is not None:
         return
-    for name in leaves.keys() - set(replaced):
+    for name in (name for name in leaves if name not in replaced):
         module, _, last = name.rpartition(".")
         if last == "weight" and picked(module) and module not in modules:
             raise WeightSpaceError(f"{module}: is of target_modules {ends}, and nothing is stored")
