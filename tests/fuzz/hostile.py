@@ -20,6 +20,7 @@ import ml_dtypes
 import numpy as np
 
 import wslax as ws
+from wslax.adapt import read_peft
 from wslax.errors import WeightSpaceError
 from wslax.io.convert import read_map
 from wslax.io.dequantise import find_pairs, read_pair
@@ -104,6 +105,8 @@ modules:
   vision: {slices: [{sources: [{model: half, layer_range: [0, 1]}]}], prefix: visual}
 """,
 )
+PEFT = json.loads((pathlib.Path(__file__).parents[1] / "adapt" / "peft_refs.json").read_text())
+KINDS = ("lora", "dora", "loha", "lokr both", "oft", "boft", "miss bat", "ia3", "vera", "shira")
 READERS = (read_recipe, as_mixture, read_map, read_recipes)
 VALUES = (
     0, -1, 1, 2**31, 2**62, 2**63 - 1, 2**63, 2**64, -(2**63), 10**40, 0.5, 1e308, True, False,
@@ -280,6 +283,18 @@ class Originals:
         self.lora.mkdir()
         ws.io.save(LORA, self.lora / "adapter_model.safetensors")
         self.factors = (self.lora / "adapter_model.safetensors").read_bytes()
+        self.peft = self.folder / "peft"
+        self.peft.mkdir()
+        self.base = of_peft(PEFT["base"], PEFT["shapes"])
+        self.kinds = []
+        for case in map(PEFT["cases"].get, KINDS):
+            ws.io.save(of_peft(case["stored"], case["shapes"]), self.folder / "kind.safetensors")
+            self.kinds.append((case["config"], (self.folder / "kind.safetensors").read_bytes()))
+
+
+def of_peft(values, shapes):
+    dtype = lambda name: np.int32 if name.endswith("indices") else np.float32
+    return {k: np.array(v, dtype(k)).reshape(shapes[k]) for k, v in values.items()}
 
 
 def try_file(rng, originals):
@@ -307,6 +322,16 @@ def try_adapter(rng, originals):
         apply_adapter(adapter, name, 0, TREE[name].astype(np.float32))
 
 
+def try_peft(rng, originals):
+    config, raw = pick(rng, originals.kinds)
+    changed = int(rng.integers(3))
+    weights = originals.peft / "adapter_model.safetensors"
+    weights.write_bytes(damaged(rng, raw) if changed == 0 else raw)
+    text = json.dumps(config).encode() if changed == 0 else written(rng, edited(rng, config))
+    (originals.peft / "adapter_config.json").write_bytes(text)
+    read_peft(originals.peft, originals.base)
+
+
 def try_recipe(rng, originals):
     which = int(rng.integers(len(RECIPES)))
     path = originals.folder / "x.yaml"
@@ -314,7 +339,7 @@ def try_recipe(rng, originals):
     READERS[which](path)
 
 
-TRIES = (try_file, try_recipe, try_index, try_recipe, try_adapter)
+TRIES = (try_file, try_recipe, try_index, try_recipe, try_adapter, try_peft)
 
 
 @contextmanager

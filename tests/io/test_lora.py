@@ -8,7 +8,8 @@ import pytest
 
 import wslax as ws
 from wslax import WeightSpaceError
-from wslax.io.lora import PREFIX, apply_adapter, read_adapter
+from wslax.io.lora import apply_adapter, read_adapter
+from wslax.io.peft import PREFIX
 
 REFS = json.loads((pathlib.Path(__file__).parent / "peft_refs.json").read_text())
 PLAIN = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}

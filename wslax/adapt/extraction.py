@@ -1,6 +1,5 @@
 """LoRA adapters from fine-tuned models on disk, in PEFT's folders."""
 
-import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +10,9 @@ import numpy as np
 from wslax.adapt.factors import factorise
 from wslax.errors import WeightSpaceError, did_you_mean
 from wslax.globs import matches, pick
-from wslax.io.atomic import check_free, check_space, replaced
-from wslax.io.header import Spec
-from wslax.io.lora import CONFIG, PREFIX, WEIGHTS
+from wslax.io.atomic import check_free
+from wslax.io.peft import PREFIX, targets, whole_name, write_folder
 from wslax.io.reader import Tensors, open_tensors
-from wslax.io.writer import write_file
 
 # Layers whose rows are tokens or positions: their changes have no low rank.
 EMBEDDINGS = ("*embed*", "*wte*", "*wpe*", "*lm_head*", "shared*")
@@ -135,33 +132,12 @@ def _module(
     return Extracted(module, len(a), lost), {f"{stored}A.weight": a, f"{stored}B.weight": b}
 
 
-def _stored(name: str, modules: Mapping[str, Any]) -> str:
-    """What PEFT calls a tensor that is stored as it is."""
-    module, _, leaf = name.rpartition(".")
-    if leaf not in ("weight", "bias"):
-        raise WeightSpaceError(
-            f"{name}: changed, and an adapter holds .weight and .bias of modules only; exclude it"
-        )
-    return PREFIX + (f"{module}.base_layer.{leaf}" if module in modules else name)
-
-
-def _ends(modules: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Modules by the last word of their names where no other module ends so, else in full."""
-    ends: dict[str, set[str]] = {}
-    for name in names:
-        module = name.rpartition(".")[0]
-        ends.setdefault(module.rpartition(".")[2], set()).add(module)
-    last = {module: module.rpartition(".")[2] for module in modules}
-    return sorted({end if ends[end] <= set(modules) else m for m, end in last.items()})
-
-
 def _config(
     base: str, ranks: Mapping[str, int], whole: Sequence[str], names: Sequence[str], turned: bool
 ) -> dict[str, Any]:
     """PEFT's `adapter_config.json`; alpha is the rank everywhere, so that the scale is one."""
     rank = max(ranks.values(), default=1)
     others = {module: r for module, r in ranks.items() if r != rank}
-    saved = [name.removesuffix(".weight") for name in whole if name.endswith(".weight")]
     return {
         "peft_type": "LORA",
         "base_model_name_or_path": base,
@@ -170,27 +146,12 @@ def _config(
         "lora_alpha": rank,
         "rank_pattern": others,
         "alpha_pattern": others,
-        "target_modules": _ends(list(ranks), names),
-        "modules_to_save": saved or None,
-        "bias": "all" if len(saved) < len(whole) else "none",
+        **targets(list(ranks), whole, names),
         "fan_in_fan_out": turned,
         "use_rslora": False,
         "lora_dropout": 0.0,
         "inference_mode": True,
     }
-
-
-def _write(out: pathlib.Path, tensors: Mapping[str, np.ndarray], config: Any) -> int:
-    specs = {name: Spec(value.dtype, value.shape) for name, value in tensors.items()}
-    written = sum(spec.nbytes for spec in specs.values())
-    check_space(out, written)
-    with replaced(out) as partial:
-        partial.mkdir()
-        with write_file(partial / WEIGHTS, specs) as writer:
-            for name, value in tensors.items():
-                writer.write(name, 0, value)
-        (partial / CONFIG).write_text(json.dumps(config, indent=2), "utf-8")
-    return written
 
 
 def extract(
@@ -276,8 +237,8 @@ def extract(
             if progress is not None:
                 progress(tuned.info(name).nbytes)
         ranks = {module.module: module.rank for module in modules}
-        tensors |= {_stored(name, ranks): tuned.read(name) for name in rest}
+        tensors |= {whole_name(name, ranks): tuned.read(name) for name in rest}
         if not tensors:
             raise WeightSpaceError(f"{model}: nothing in it differs from {base}")
-        written = _write(out, tensors, _config(str(base), ranks, rest, before.names, turned))
+        written = write_folder(out, tensors, _config(str(base), ranks, rest, before.names, turned))
     return Extraction(str(out), written, modules, rest, unchanged)

@@ -4,24 +4,27 @@ A folder holds `adapter_config.json` and `adapter_model.safetensors` with
 `base_model.model.X.lora_A.weight` and `...lora_B.weight` for the base's `X.weight`.
 """
 
-import json
 import math
 import os
 import pathlib
-import re
-import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from wslax.errors import WeightSpaceError, did_you_mean
-from wslax.io.header import no_twins
-from wslax.io.reader import Tensors, open_tensors, refuse_pickle
+from wslax.io.peft import (
+    CONFIG,
+    check_rank,
+    number_of,
+    open_weights,
+    read_config,
+    sort_tensors,
+)
+from wslax.io.reader import Tensors
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."
-_PART = re.compile(r"(.+)\.lora_(?:(A|B)\.weight|(B)\.bias|embedding_(A|B))")
+_LINEAR, _EMBEDDING = ("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B")
+_BIAS = "lora_B.bias"
 # What these do to a model is no sum of a weight and a product.
 _REFUSED = {
     "use_dora": "DoRA",
@@ -73,23 +76,12 @@ class Adapter(NamedTuple):
         return {*self.factors, *self.whole}
 
 
-def _read_config(folder: pathlib.Path) -> dict[str, Any]:
-    try:
-        text = (folder / CONFIG).read_text("utf-8")
-        config = json.loads(text, object_pairs_hook=no_twins)
-    except FileNotFoundError as error:
-        raise WeightSpaceError(f"{folder}: has no {CONFIG}; name the adapter's folder") from error
-    except OSError as error:
-        raise WeightSpaceError(f"{folder / CONFIG}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise WeightSpaceError(f"{folder / CONFIG}: not a JSON object ({error})") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        found = config.get("peft_type") if isinstance(config, dict) else None
-        raise WeightSpaceError(f"{folder / CONFIG}: expected peft_type 'LORA', got {found!r}")
-    return config
+def check_lora(config: Mapping[str, Any]) -> None:
+    """Refuse what is more than a weight and a product.
 
-
-def _check_config(config: Mapping[str, Any]) -> None:
+    Example:
+        >>> check_lora({"use_rslora": True})
+    """
     for key, what in _REFUSED.items():
         if config.get(key):
             raise WeightSpaceError(
@@ -101,60 +93,20 @@ def _check_config(config: Mapping[str, Any]) -> None:
             f"init_lora_weights: {start!r} starts from changed base weights; save the adapter with "
             "path_initial_model_for_weight_conversion"
         )
-    for key in ("rank_pattern", "alpha_pattern"):
-        if not isinstance(config.get(key) or {}, dict):
-            raise WeightSpaceError(f"{key}: expected a map of module names, got {config[key]!r}")
-
-
-def _matches(pattern: str, module: str) -> bool:
-    """Whether a key of rank_pattern, a regular expression for the name's end, picks a module."""
-    if module == pattern or module.endswith("." + pattern):
-        return True
-    if re.search(r"\)\s*[*+{]", pattern) or len(re.findall(r"[*+{]", pattern)) > 4:
-        raise WeightSpaceError(f"the pattern {pattern!r} may take for ever; write the names out")
-    try:
-        with warnings.catch_warnings(action="error"):  # of what later versions of Python read anew
-            return re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module) is not None
-    except (re.error, Warning, OverflowError, RecursionError) as error:
-        raise WeightSpaceError(f"the pattern {pattern!r} cannot be read ({error})") from error
-
-
-def _of(config: Mapping[str, Any], key: str, patterns: str, module: str) -> float:
-    """A number of the config for one module: the first pattern that picks it, or the default."""
-    given = config.get(patterns) or {}
-    value = next((v for k, v in given.items() if _matches(k, module)), config.get(key, 8))
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 2**53:
-        raise WeightSpaceError(f"{key} of {module}: expected a number above zero, got {value!r}")
-    return float(value)
 
 
 def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
-    wanted = _of(config, "r", "rank_pattern", module)
-    if wanted != rank:
-        raise WeightSpaceError(f"{module}: stored with rank {rank}, the config says {wanted:g}")
-    alpha = _of(config, "lora_alpha", "alpha_pattern", module)
+    check_rank(config, module, rank)
+    alpha = number_of(config, "lora_alpha", "alpha_pattern", module)
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _sorted(tensors: Tensors) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
-    """Module to its factors' stored names by part (A, B, bias, embedding), and whole tensors."""
-    parts: dict[str, dict[str, str]] = {}
-    whole: dict[str, str] = {}
-    for stored in tensors:
-        name = stored.removeprefix(PREFIX)
-        found = _PART.fullmatch(name)
-        if found:
-            module, part, bias, embedding = found.groups()
-            kind = part or (bias and "bias") or f"embedding {embedding}"
-            parts.setdefault(module, {})[kind] = stored
-        elif "lora_" in name:
+    parts, whole = sort_tensors(tensors, (*_LINEAR, *_EMBEDDING, _BIAS))
+    for stored in whole.values():
+        if "lora_" in stored:
             raise WeightSpaceError(f"{stored}: DoRA and other variants are not read; merge the "
                                    "adapter into its base where it was trained")  # fmt: skip
-        else:
-            name = re.sub(r"\.(modules_to_save|base_layer)(?=\.[^.]+$)", "", name)
-            if name in whole:
-                raise WeightSpaceError(f"{stored} and {whole[name]} both replace {name}")
-            whole[name] = stored
     return parts, whole
 
 
@@ -168,10 +120,12 @@ def _pair(
     tensors: Tensors, module: str, parts: Mapping[str, str], config: Mapping[str, Any],
     shape: tuple[int, ...],
 ) -> Factors:  # fmt: skip
-    kind = "embedding " if "embedding A" in parts or "embedding B" in parts else ""
-    if kind + "A" not in parts or kind + "B" not in parts or len(parts) > 2 + ("bias" in parts):
-        raise WeightSpaceError(f"{module}: expected one A and one B, got {sorted(parts)}")
-    a, b = parts[kind + "A"], parts[kind + "B"]
+    embedding = any(part in parts for part in _EMBEDDING)
+    pair = _EMBEDDING if embedding else _LINEAR
+    if set(parts) - {_BIAS} != set(pair):
+        found = [part.removeprefix("lora_").removesuffix(".weight") for part in sorted(parts)]
+        raise WeightSpaceError(f"{module}: expected one A and one B, got {found}")
+    a, b = (parts[part] for part in pair)
     first, second = tensors.info(a).shape, tensors.info(b).shape
     if len(first) < 2 or len(second) != len(first) or math.prod(second[1:]) != first[0]:
         raise WeightSpaceError(
@@ -180,7 +134,7 @@ def _pair(
     made = (second[0], *first[1:])
     # Shapes tell where they can: PEFT resets the flag when one of several layers is a Linear.
     turned = shape == made[::-1] and (shape != made or bool(config.get("fan_in_fan_out")))
-    transposed = bool(kind) or turned
+    transposed = embedding or turned
     if shape != (made[::-1] if transposed else made):
         raise WeightSpaceError(
             f"{module}.weight: the base has {list(shape)}, the adapter gives {list(made)}"
@@ -191,7 +145,7 @@ def _pair(
 def _checked(
     tensors: Tensors, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> Adapter:
-    _check_config(config)
+    check_lora(config)
     for name, info in tensors.infos.items():
         if info.dtype.kind not in "fV":
             raise WeightSpaceError(f"{name}: expected floats, got {info.dtype}")
@@ -201,8 +155,8 @@ def _checked(
         target = f"{module}.weight"
         made = _pair(tensors, module, found, config, _shape_of(shapes, target))
         factors[target] = made
-        if "bias" in found:
-            factors[f"{module}.bias"] = Factors(None, found["bias"], made.scale, False)
+        if _BIAS in found:
+            factors[f"{module}.bias"] = Factors(None, found[_BIAS], made.scale, False)
     plain = {name: made.b for name, made in factors.items() if made.a is None}
     for name, stored in {**whole, **plain}.items():
         shape, got = _shape_of(shapes, name), tensors.info(stored).shape
@@ -249,10 +203,11 @@ def read_adapter(folder: str | os.PathLike[str], shapes: Mapping[str, tuple[int,
     """
     folder = pathlib.Path(folder)
     try:
-        config = _read_config(folder)
-        if not (folder / WEIGHTS).exists() and (folder / "adapter_model.bin").exists():
-            refuse_pickle(folder / "adapter_model.bin")
-        return _checked(open_tensors(folder / WEIGHTS), config, shapes)
+        config = read_config(folder)
+        if config.get("peft_type") != "LORA":
+            found = config.get("peft_type")
+            raise WeightSpaceError(f"{folder / CONFIG}: expected peft_type 'LORA', got {found!r}")
+        return _checked(open_weights(folder), config, shapes)
     except WeightSpaceError as error:
         lead = "" if str(error).startswith(str(folder)) else f"{folder}: "
         raise WeightSpaceError(f"{lead}{error}") from error

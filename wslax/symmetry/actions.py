@@ -17,7 +17,7 @@ from wslax.symmetry.types import Groups
 from wslax.typing import Array, Params
 
 
-def _checked(groups: Groups, id: int, index: Array, permutation: bool) -> Array:
+def checked_index(groups: Groups, id: int, index: Array, permutation: bool) -> Array:
     """An index of one group; its values are checked unless they are traced."""
     group = check_id(groups, id)
     traced = isinstance(index, jax.core.Tracer)
@@ -44,7 +44,7 @@ def _apply(params: Params, groups: Groups, indices: Mapping[int, Array], permuta
     found = locate(params, groups)
     plan: dict[str, list[Any]] = {}
     for id in indices:
-        index = _checked(groups, id, indices[id], permutation)
+        index = checked_index(groups, id, indices[id], permutation)
         for now, sites in layout.steps(groups, id, index.shape[-1]):
             plan.setdefault(sites[0].name, []).append((now, now.all[id], sites[0], index))
         groups = layout.resize(groups, {id: index.shape[-1]})

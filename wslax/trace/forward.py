@@ -10,38 +10,65 @@ import jax.numpy as jnp
 from wslax.errors import WeightSpaceError
 from wslax.trace import jaxpr
 from wslax.trace.interpret import VIEWS, Interpreter, Rule, View
-from wslax.trace.leaves import is_factored
+from wslax.trace.leaves import Dot, is_factored
 from wslax.trace.model import traced
 
 
 def _dot_general(run: Interpreter, eqn: Any, lhs: Any, rhs: Any) -> list[Any] | None:
     if isinstance(lhs, View) and isinstance(rhs, View):
         return None
-    (contracted, batch) = eqn.params["dimension_numbers"]
-    if any(batch):
-        return None
     side = 1 if isinstance(rhs, View) else 0
     view, x = (rhs, lhs) if side else (lhs, rhs)
-    met, from_x = contracted[side], contracted[1 - side]
-    pairs = sorted((view.order[m], f) for m, f in zip(met, from_x, strict=True))
-    axes = tuple(axis for axis, _ in pairs)
-    free_x = [axis for axis in range(x.ndim) if axis not in from_x]
-    x = jnp.transpose(x, (*free_x, *(f for _, f in pairs)))
-    dtype = eqn.outvars[0].aval.dtype
 
-    def dot(a: Any, b: Any, left: tuple[int, ...], right: tuple[int, ...]) -> Any:
-        return jax.lax.dot_general(
-            a, b, ((left, right), ((), ())), eqn.params["precision"], preferred_element_type=dtype
-        )
+    def met(pairs: Any) -> list[tuple[int, int]]:
+        """Axes of the leaf, ascending, and those of `x` that they meet."""
+        return sorted((view.order[m], f) for m, f in zip(pairs[side], pairs[1 - side], strict=True))
 
-    out = view.leaf.contract(x, axes, dot)
+    contracted, batched = eqn.params["dimension_numbers"]
+    summed, each = met(contracted), met(batched)
+    n = len(each)
+    if [axis for axis, _ in each] != list(range(n)):
+        return None
+    taken = [f for _, f in (*each, *summed)]
+    free_x = [axis for axis in range(x.ndim) if axis not in taken]
+    x = jnp.transpose(x, (*taken[:n], *free_x, *taken[n:]))
+    out = _contract(view.leaf, x, n, tuple(axis - n for axis, _ in summed), _dot(eqn))
     if out is None:
         return None
-    stored = [axis for axis in range(len(view.order)) if axis not in axes]
-    wanted = [axis for axis in view.order if axis not in axes]
-    n = len(free_x)
-    mine, theirs = [n + stored.index(axis) for axis in wanted], list(range(n))
-    return [jnp.transpose(out, [*theirs, *mine] if side else [*mine, *theirs]).astype(dtype)]
+    known = {axis for axis, _ in (*each, *summed)}
+    stored = [axis for axis in range(len(view.order)) if axis not in known]
+    wanted = [axis for axis in view.order if axis not in known]
+    theirs = list(range(n, n + len(free_x)))
+    mine = [n + len(free_x) + stored.index(axis) for axis in wanted]
+    first = [view.order[m] for m in batched[side]]
+    out = jnp.transpose(out, [*first, *theirs, *mine] if side else [*first, *mine, *theirs])
+    return [out.astype(eqn.outvars[0].aval.dtype)]
+
+
+def _dot(eqn: Any) -> Dot:
+    """The product that an equation asks for, of arrays of any two dtypes."""
+
+    def dot(a: Any, b: Any, left: tuple[int, ...], right: tuple[int, ...]) -> Any:
+        dtype = jnp.promote_types(a.dtype, b.dtype)
+        return jax.lax.dot_general(
+            a.astype(dtype),
+            b.astype(dtype),
+            ((left, right), ((), ())),
+            eqn.params["precision"],
+            preferred_element_type=jnp.promote_types(dtype, eqn.outvars[0].aval.dtype),
+        )
+
+    return dot
+
+
+def _contract(leaf: Any, x: Any, batch: int, axes: tuple[int, ...], dot: Dot) -> Any:
+    """`Factored.contract` for each of the first axes of `x` and the leaf."""
+    if batch == 0:
+        return leaf.contract(x, axes, dot)
+    each = leaf.slices()
+    if each is None:
+        return None
+    return jax.vmap(lambda leaf, x: _contract(leaf, x, batch - 1, axes, dot))(each, x)
 
 
 def _gather(run: Interpreter, eqn: Any, view: Any, index: Any) -> list[Any] | None:
@@ -81,8 +108,8 @@ def factored(
         elementwise product): `"warn"` and go on, raise an `"error"`, or `"allow"` it.
 
     Returns:
-      The same function over trees whose leaves may be `LowRank`, `Mix` or `Sparse`. Works under
-      `jax.jit`, `jax.grad` (with respect to the factors) and `jax.vmap` (`over_members`).
+      The same function over trees whose leaves may be factored (`LowRank` and its like). Works
+      under `jax.jit`, `jax.grad` (with respect to the factors) and `jax.vmap` (`over_members`).
 
     Raises:
       WeightSpaceError: from the call, with `on_dense="error"`.

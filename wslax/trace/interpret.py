@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from wslax.trace import jaxpr
 from wslax.trace.jaxpr import Branches, Call, Program, Scan, While
-from wslax.trace.leaves import is_factored
+from wslax.trace.leaves import is_factored, slices
 
 Rule = Callable[..., list[Any] | None]
 
@@ -147,9 +147,9 @@ class Interpreter:
         carry = self._arrays(eqn, operands[scan.consts : scan.consts + scan.carries])
         stacked = operands[scan.consts + scan.carries :]
         views = {i: v for i, v in enumerate(stacked) if isinstance(v, View) and v.order[0] == 0}
-        xs = [
-            value.leaf if i in views else self.dense(value, eqn) for i, value in enumerate(stacked)
-        ]
+        each = {i: slices(view.leaf) for i, view in views.items()}
+        views = {i: view for i, view in views.items() if each[i] is not None}
+        xs = [each[i] if i in views else self.dense(v, eqn) for i, v in enumerate(stacked)]
         outside, noted = self.notes, []
 
         def body(carry: Any, xs: Any) -> Any:

@@ -8,7 +8,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from wslax.io.dequantise import Pair, read_pair
-from wslax.io.lora import CONFIG, Adapter, apply_adapter
+from wslax.io.lora import Adapter, apply_adapter
+from wslax.io.peft import CONFIG
 from wslax.io.reader import Tensors
 from wslax.merge.files.scratch import scratch
 

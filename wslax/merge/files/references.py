@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from wslax.errors import WeightSpaceError
 from wslax.io.dequantise import find_pairs
 from wslax.io.header import no_twins
-from wslax.io.lora import CONFIG as LORA_CONFIG
 from wslax.io.lora import read_adapter
+from wslax.io.peft import CONFIG as LORA_CONFIG
 from wslax.io.reader import INDEX, SINGLE, Tensors, open_tensors
 from wslax.merge.files.parts import Adapted, Dequantised, Part, Stored
 

@@ -1,0 +1,185 @@
+"""What every adapter keeps to. An adapter joins by a line in `MAKERS`."""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+from wslax import WeightSpaceError, adapt, io, population, symmetry
+from wslax.trace import factored
+
+MAKERS = {
+    "lora": lambda **o: adapt.lora(2, alpha=3, **o),
+    "rslora": lambda **o: adapt.lora(3, rslora=True, **o),
+    "dora": lambda **o: adapt.dora(2, alpha=3, **o),
+    "pissa": lambda **o: adapt.pissa(2, **o),
+    "vera": lambda **o: adapt.vera(5, **o),
+    "ia3": lambda **o: adapt.ia3(**o),
+    "ia3 of inputs": lambda **o: adapt.ia3(inputs=True, **o),
+    "loha": lambda **o: adapt.loha(2, alpha=3, **o),
+    "lokr": lambda **o: adapt.lokr(1, alpha=3, **o),
+    "oft": lambda **o: adapt.oft(2, **o),
+    "boft": lambda **o: adapt.boft(2, **o),
+    "bone": lambda **o: adapt.bone(2, **o),
+    "miss": lambda **o: adapt.miss(2, **o),
+    "splora": lambda **o: adapt.splora(2, init_range=0.0, **o),
+    "splopa": lambda **o: adapt.splopa(2, (2, 2), init_range=0.0, **o),
+    "compander": lambda **o: adapt.compander(2.0, 1.0, learn=True, **o),
+    "whole": lambda groups=None, **o: adapt.whole(**o),
+    "chain": lambda **o: adapt.chain(
+        adapt.ia3(**o), adapt.lora(2, **o), adapt.whole(where="*bias")
+    ),
+}  # fmt: skip
+WRITTEN_OUT = ()  # whose matrices are products with no factored form
+KEY, MEMBERS = jr.key(0), 3
+every_adapter = pytest.mark.parametrize("name", MAKERS)
+
+
+def draw(i, *shape):
+    return jr.normal(jr.fold_in(KEY, i), shape) / 2
+
+
+def stirred(train, i):
+    """Some trained state."""
+    leaves, structure = jax.tree.flatten(train)
+    return structure.unflatten(
+        [x + 0.3 * draw(100 * i + k, *x.shape) for k, x in enumerate(leaves)]
+    )
+
+
+PLAIN = {"a": draw(0, 6, 4), "b": draw(1, 4, 6), "bias": draw(2, 4)}
+
+
+def plain(p, x):
+    return jnp.tanh(x @ p["a"] + p["bias"][None]) @ p["b"] @ p["a"]
+
+
+# Layers under a scan, heads, experts, and matrices as PyTorch stores them.
+LAID = {
+    "layers": {"in": draw(3, 3, 8, 6), "out": draw(4, 3, 6, 8)},
+    "heads": draw(5, 6, 2, 4),
+    "experts": draw(6, 2, 8, 4),
+    "head/bias": draw(7, 4),
+    "head": draw(8, 4, 8),
+}
+
+
+def of_layouts(p, x):
+    def layer(h, w):
+        return h + jnp.tanh(h @ w["in"].T) @ w["out"].T, h.sum()
+
+    h, _ = jax.lax.scan(layer, x, p["layers"])
+    h = jnp.einsum("bd,dhk->bhk", h, p["heads"]).reshape(len(x), -1)
+    h = jnp.einsum("ebd,edf->ebf", jnp.broadcast_to(h, (2, *h.shape)), p["experts"])
+    return jnp.concatenate([h[0], h[1]], -1) @ p["head"].T + p["head/bias"][None]
+
+
+GROUPS = symmetry.infer(of_layouts, LAID, jnp.zeros((5, 6)))
+X = draw(9, 5, 6)
+
+
+def started(name, params=PLAIN, **options):
+    adapter = MAKERS[name](**options)
+    return adapter, *jax.jit(adapter.init)(jr.key(1), params)
+
+
+def one(name, params, apply, fixed, **options):
+    """A loss of `train`, factored and written out, and how often it was traced."""
+    adapter, traced = MAKERS[name](**options), []
+    run = factored(apply, on_dense="allow" if name in WRITTEN_OUT else "error")
+
+    def loss(train):
+        traced.append(name)
+        return (run(adapter.apply(params, train, fixed), X) ** 2).sum()
+
+    written = lambda train: (apply(adapter.fuse(params, train, fixed), X) ** 2).sum()
+    return loss, written, traced
+
+
+@every_adapter
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_the_change_begins_as_none_and_leaves_keep_their_types(name, dtype):
+    params = jax.tree.map(lambda x: x.astype(dtype), PLAIN)
+    adapter, train, fixed = started(name, params)
+    found = adapter.fuse(params, train, fixed)
+    for key, leaf in params.items():
+        assert (found[key].dtype, found[key].shape) == (leaf.dtype, leaf.shape)
+        assert np.allclose(found[key], leaf, rtol=0, atol=2e-6 if dtype == jnp.float32 else 0)
+    moved = adapter.fuse(params, stirred(train, 1), fixed)
+    assert max(np.abs(moved[key] - leaf).max() for key, leaf in found.items()) > 0.01
+    assert all(moved[key].dtype == leaf.dtype for key, leaf in params.items())
+
+
+@every_adapter
+def test_a_population_is_each_alone_written_out(name):
+    _, train, fixed = started(name)
+    loss, written, traced = one(name, PLAIN, plain, fixed)
+    members = [stirred(train, i) for i in range(MEMBERS)]
+    many = jax.jit(jax.vmap(jax.value_and_grad(loss)))
+    alone = jax.jit(jax.value_and_grad(written))
+    values, grads = many(population.stack(members))
+    assert jax.tree.structure(grads) == jax.tree.structure(train)
+    for i, member in enumerate(members):
+        value, grad = alone(member)
+        assert np.allclose(values[i], value, rtol=1e-4)
+        for ours, theirs in zip(jax.tree.leaves(grads), jax.tree.leaves(grad), strict=True):
+            assert np.abs(theirs).max() > 0
+            assert np.isfinite(ours[i]).all()
+            assert np.allclose(ours[i], theirs, rtol=1e-3, atol=1e-3)
+    many(population.stack(members[::-1]))
+    assert len(traced) == 1
+    with jax.disable_jit():
+        assert np.allclose(loss(members[0]), values[0], rtol=1e-4)
+
+
+@every_adapter
+def test_layouts_by_groups(name):
+    adapter, train, fixed = started(name, LAID, groups=GROUPS)
+    loss, written, _ = one(name, LAID, of_layouts, fixed, groups=GROUPS)
+    ours, theirs = jax.jit(lambda train: (loss(train), written(train)))(stirred(train, 1))
+    assert np.allclose(ours, theirs, rtol=1e-4)
+    found = jax.eval_shape(adapter.fuse, LAID, train, fixed)
+    assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, LAID)
+
+
+@every_adapter
+def test_adapters_stack(name):
+    adapter, train, fixed = started(name)
+    lora = adapt.lora(2)
+    upper, none = jax.tree.map(lambda x: x + 0.1, lora.init(2, PLAIN))
+    train = stirred(train, 1)
+    both = [
+        lambda p: adapter.apply(lora.apply(p, upper, none), train, fixed),
+        lambda p: lora.apply(adapter.apply(p, train, fixed), upper, none),
+    ]
+    one_by_one = [
+        lambda p: adapter.fuse(lora.fuse(p, upper, none), train, fixed),
+        lambda p: lora.fuse(adapter.fuse(p, train, fixed), upper, none),
+    ]
+    run = factored(plain, on_dense="allow" if name in WRITTEN_OUT else "error")
+    for stack, expected in zip(both, one_by_one, strict=True):
+        compare = jax.jit(lambda p, s=stack, e=expected: (run(s(p), X), plain(e(p), X)))
+        assert np.allclose(*compare(PLAIN), atol=2e-4)
+
+
+@every_adapter
+def test_parts_are_saved_and_come_back(name, tmp_path):
+    _, train, _ = started(name)
+    train = stirred(train, 1)
+    io.save(train, tmp_path / "train")
+    found = io.load(tmp_path / "train", like=train)
+    assert jax.tree.all(jax.tree.map(np.array_equal, found, train))
+
+
+@every_adapter
+def test_what_does_not_fit(name):
+    adapter, train, fixed = started(name)
+    other = PLAIN | {"a": draw(0, 8, 4), "b": draw(1, 4, 8)}
+    with pytest.raises(WeightSpaceError, match=r"[ab]: for float32\[[84],[84]\] .* expects .* got"):
+        adapter.apply(other, train, fixed)
+    with pytest.raises(WeightSpaceError, match="population of adapters"):
+        adapter.fuse(PLAIN, population.stack([train, train]), fixed)
+    lacking = {key: leaf for key, leaf in PLAIN.items() if key == "bias"} | {"c": PLAIN["b"]}
+    with pytest.raises(WeightSpaceError, match=r"'[ab]', which the model lacks"):
+        adapter.apply(lacking, train, fixed)
