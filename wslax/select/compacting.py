@@ -72,19 +72,24 @@ def compact(mask: Mask) -> Adapter:
     `train` holds the chosen values themselves, `{"values": [k]}` a leaf, in float32: a master copy,
     so that steps below the rounding of a bfloat16 leaf add up. Weight decay shrinks the weights.
     `fixed` holds their places, `{"index": [k]}`. `apply` gives `trace.Sparse` leaves, `fuse` writes
-    the values into their places. So either differentiate by `train`, or, where memory counts, keep
-    fused parameters and take the gradient at the places:
+    the values into their places. So either differentiate by `train`, which holds a fused copy of
+    the parameters, or keep fused parameters alone and take the gradient at the places:
 
     ```python
-    def step(params, train, state, batch):  # jitted, with the first three donated
+    @jax.jit
+    def step(params, train, state, batch):
         grads = ws.select.values_at(jax.grad(loss)(params, batch), fixed)
         updates, state = optimizer.update(grads, state, train)
-        train = optax.apply_updates(train, updates)
-        return adapter.fuse(params, train, fixed), train, state
+        return optax.apply_updates(train, updates), state
+
+    write = jax.jit(adapter.fuse, donate_argnums=0)  # in place
+
+    train, state = step(params, train, state, batch)
+    params = write(params, train, fixed)
     ```
 
-    No dense gradient outlives its backward step, and no other copy of the parameters is made. A new
-    selection is made outside of the step, by `refresh`.
+    No dense gradient then outlives its backward step. A new selection is made outside of the step,
+    by `refresh`.
 
     Args:
       mask: a tree of bools like the parameters, as of `masks.top`; leaves without a true one stay

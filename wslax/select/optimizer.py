@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,6 @@ from wslax.select.scores.weights import principal_leaves
 from wslax.select.state import Selection, SparseState
 from wslax.typing import Params, Where
 
-Moments = Literal["carry", "reset"]
 Counts = list[int | None]
 
 
@@ -108,14 +107,14 @@ def _selecting(
     budget: Budget,
     refresh_every: int | None,
     where: Where,
-    moments: Moments,
+    moments: str,
 ) -> optax.GradientTransformation:
     """`sparse` of scores in leaf order, None where nothing is selected."""
     budget = checked(budget)
     most = np.iinfo(np.int32).max
     every = most if refresh_every is None else at_least_one(who, "refresh_every", refresh_every)
     if moments not in ("carry", "reset"):
-        raise WeightSpaceError(f"{who}: moments {moments!r}: expected 'carry' or 'reset'")
+        raise WeightSpaceError(f"{who}: moments: expected 'carry' or 'reset', got {moments!r}")
 
     def init(params: Params) -> Any:
         counts = chosen(params, budget, where)
@@ -186,7 +185,7 @@ def sparse(
     lora_rank: Any = None,
     refresh_every: int | None = None,
     where: Where = None,
-    moments: Moments = "carry",
+    moments: str = "carry",
 ) -> optax.GradientTransformation:
     r"""Train only the weights of highest score, with optimizer state for them alone.
 
@@ -271,7 +270,7 @@ def lift(
     lora_rank: Any = None,
     refresh_every: int | None = 400,
     where: Where = None,
-    moments: Moments = "carry",
+    moments: str = "carry",
 ) -> optax.GradientTransformation:
     r"""Train only the principal weights, with optimizer state for them alone (LIFT).
 
