@@ -72,24 +72,13 @@ def compact(mask: Mask) -> Adapter:
     `train` holds the chosen values themselves, `{"values": [k]}` a leaf, in float32: a master copy,
     so that steps below the rounding of a bfloat16 leaf add up. Weight decay shrinks the weights.
     `fixed` holds their places, `{"index": [k]}`. `apply` gives `trace.Sparse` leaves, `fuse` writes
-    the values into their places. So either differentiate by `train`, which holds a fused copy of
-    the parameters, or keep fused parameters alone and take the gradient at the places:
+    the values into their places.
 
-    ```python
-    @jax.jit
-    def step(params, train, state, batch):
-        grads = ws.select.values_at(jax.grad(loss)(params, batch), fixed)
-        updates, state = optimizer.update(grads, state, train)
-        return optax.apply_updates(train, updates), state
-
-    write = jax.jit(adapter.fuse, donate_argnums=0)  # in place
-
-    train, state = step(params, train, state, batch)
-    params = write(params, train, fixed)
-    ```
-
-    No dense gradient then outlives its backward step. A new selection is made outside of the step,
-    by `refresh`.
+    Differentiated by `train`, as in other adapters, a step holds a fused copy of the parameters.
+    Without one, keep fused parameters alone, take the gradient of those and its `values_at` in one
+    jitted function, and write the trained values in another that is given the parameters to reuse
+    (`donate_argnums`), as in the example: no dense gradient then outlives its backward step. A new
+    selection is made outside of the step, by `refresh`.
 
     Args:
       mask: a tree of bools like the parameters, as of `masks.top`; leaves without a true one stay
@@ -106,13 +95,19 @@ def compact(mask: Mask) -> Adapter:
         >>> import jax, jax.numpy as jnp, optax, wslax as ws
         >>> params = {"w": jnp.arange(6.0).reshape(2, 3), "b": jnp.zeros(3)}
         >>> mask = ws.select.masks.top(ws.select.scores.magnitude(params), count=2)
-        >>> adapter = compact(mask)
+        >>> adapter, sgd = compact(mask), optax.sgd(0.5)
         >>> train, fixed = adapter.init(None, params)
         >>> train
         {'w': {'values': Array([4., 5.], dtype=float32)}}
-        >>> loss = lambda train: adapter.fuse(params, train, fixed)["w"].sum()
-        >>> jax.grad(loss)(train)
-        {'w': {'values': Array([1., 1.], dtype=float32)}}
+        >>> @jax.jit
+        ... def step(params, train, state):
+        ...     grads = ws.select.values_at(jax.grad(lambda p: p["w"].sum())(params), fixed)
+        ...     updates, state = sgd.update(grads, state, train)
+        ...     return optax.apply_updates(train, updates), state
+        >>> write = jax.jit(adapter.fuse, donate_argnums=0)
+        >>> train, state = step(params, train, sgd.init(train))
+        >>> write(params, train, fixed)["w"].tolist()
+        [[0.0, 1.0, 2.0], [3.0, 3.5, 4.5]]
     """
 
     def init(key: Any, params: Params) -> tuple[Any, Any]:

@@ -1,6 +1,5 @@
 """Optax transformations that train some weights and keep state for them alone."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -118,7 +117,7 @@ def _selecting(
 
     def init(params: Params) -> Any:
         counts = chosen(params, budget, where)
-        jax.eval_shape(functools.partial(scored, counts=counts), params, params)
+        jax.eval_shape(lambda x: scored(x, x, counts), params)
         indices = _each(_none_yet, counts, params)
         compact = _each(_values, counts, params, indices)
         state = inner.init(compact)

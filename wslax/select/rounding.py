@@ -51,13 +51,11 @@ def master(inner: optax.GradientTransformation) -> optax.GradientTransformation:
         dtype('float32')
     """
 
-    def init(params: Params) -> MasterState:
+    def init(params: Params) -> Any:
         weights = _wide(params)
         return MasterState(inner.init(weights), weights)
 
-    def update(
-        updates: Params, state: MasterState, params: Params | None = None
-    ) -> tuple[Params, MasterState]:
+    def update(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
         if params is None:
             raise WeightSpaceError(
                 "master: update needs the parameters: update(grads, state, params)"
