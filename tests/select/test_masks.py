@@ -143,6 +143,7 @@ BAD = [
     ({"count": 49}, "a: count: expected at most 48, got 49"),
     ({"density": 0.5, "axis": 2}, r"a: axis 2 of float32\[6,8\]"),
     ({"density": 0.5, "axis": 0, "scope": "model"}, "axis= is for scope='leaf'"),
+    ({"count": ws.by_leaf({"a": 1, "*": 2}), "scope": "model"}, "ranked together have one count="),
     ({"density": 0.5, "scope": "matrix"}, "scope 'matrix' is unknown"),
     ({"density": 0.5, "scope": ["b"]}, "a: scope has no glob for it"),
     ({"density": 0.5, "where": "n"}, "n: expected floats to select from, got int64"),

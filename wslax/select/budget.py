@@ -59,7 +59,13 @@ def at_least_one(name: str, what: str, value: Any) -> int:
     return number
 
 
-def _share(name: str, density: Any) -> float:
+def share(name: str, density: Any) -> float:
+    """A static number above 0 and at most 1.
+
+    Example:
+        >>> share("w", 0.5)
+        0.5
+    """
     number = static_number(name, "density", density, float)
     if not 0 < number <= 1:
         raise WeightSpaceError(f"{name}: density: expected above 0 and at most 1, got {number}")
@@ -142,7 +148,7 @@ def count_of(name: str, shape: tuple[int, ...], budget: Budget) -> int:
     """
     size = math.prod(shape)
     if budget.density is not None:
-        return max(1, round(_share(name, budget.density) * size))
+        return max(1, round(share(name, budget.density) * size))
     if budget.count is not None:
         count = at_least_one(name, "count", budget.count)
         if count > size:

@@ -19,7 +19,9 @@ from wslax.select.budget import (
     by_leaf,
     checked,
     count_of,
+    matrix_shape,
     picked,
+    share,
     static_number,
 )
 from wslax.typing import Mask, Params, Where
@@ -62,17 +64,17 @@ def _axes(name: str, leaf: Any, axis: Any) -> tuple[int, ...]:
 
 def _joint_count(leaves: dict[str, Any], budgets: list[Budget]) -> int:
     """Of leaves that are ranked together."""
-    first = budgets[0]
+    rows = list(zip(leaves.items(), budgets, strict=True))
+    (name, _), first = rows[0]
     if first.count is not None:
-        size = sum(leaf.size for leaf in leaves.values())
-        return count_of(next(iter(leaves)), (size,), first)
+        if any(budget.count != first.count for budget in budgets):
+            raise WeightSpaceError(f"{name}: leaves ranked together have one count=, not one each")
+        return count_of(name, (sum(leaf.size for leaf in leaves.values()),), first)
     if first.density is not None:
-        # Each share is checked; they are rounded together.
-        rows = zip(leaves.items(), budgets, strict=True)
-        shares = [(count_of(name, x.shape, b), b.density * x.size) for (name, x), b in rows]
-        return max(1, round(sum(share for _, share in shares)))
-    rows = zip(leaves.items(), budgets, strict=True)
-    return sum(count_of(name, x.shape[-2:], b) * math.prod(x.shape[:-2]) for (name, x), b in rows)
+        return max(1, round(sum(share(name, b.density) * x.size for (name, x), b in rows)))
+    return sum(
+        count_of(name, matrix_shape(x), b) * math.prod(x.shape[:-2]) for (name, x), b in rows
+    )
 
 
 def _groups(names: Sequence[str], scope: Any) -> list[list[str]]:
