@@ -1,0 +1,27 @@
+"""Scores of weights, `score(params, grads=None, *, key=None, ...) -> tree`: higher is kept."""
+
+from typing import TYPE_CHECKING
+
+from wslax._lazy import attach
+
+if TYPE_CHECKING:
+    from wslax.select.scores.gradients import fisher as fisher
+    from wslax.select.scores.gradients import gradient as gradient
+    from wslax.select.scores.gradients import movement as movement
+    from wslax.select.scores.gradients import saliency as saliency
+    from wslax.select.scores.weights import magnitude as magnitude
+    from wslax.select.scores.weights import principal as principal
+    from wslax.select.scores.weights import random as random
+
+__getattr__, __all__ = attach(
+    __name__,
+    {
+        "fisher": "wslax.select.scores.gradients",
+        "gradient": "wslax.select.scores.gradients",
+        "magnitude": "wslax.select.scores.weights",
+        "movement": "wslax.select.scores.gradients",
+        "principal": "wslax.select.scores.weights",
+        "random": "wslax.select.scores.weights",
+        "saliency": "wslax.select.scores.gradients",
+    },
+)
