@@ -40,7 +40,7 @@ def refit(
         consumes.
 
     References:
-      Kashyap et al. 2025, ModHiFi, arXiv:2511.19566, section 4.
+      Kashyap et al. 2025, ModHiFi, arXiv:2511.19566.
 
     Example:
         >>> import jax, jax.numpy as jnp, numpy as np, wslax as ws

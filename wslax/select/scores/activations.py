@@ -81,7 +81,7 @@ def activity(
       WeightSpaceError: if the groups do not fit the parameters.
 
     References:
-      Samragh et al. 2023, Weight subcloning, arXiv:2312.09299, section 3.1.
+      Samragh et al. 2023, Weight subcloning, arXiv:2312.09299.
 
     Example:
         >>> import jax, jax.numpy as jnp, wslax as ws

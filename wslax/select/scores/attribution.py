@@ -35,7 +35,7 @@ def wagle(params: Params, forget_grads: Params, retain_grads: Params, mu: Scalar
       WeightSpaceError: if a structure or shape differs.
 
     References:
-      Jia et al. 2024, WAGLE, arXiv:2410.17509, section 4, equation 9.
+      Jia et al. 2024, WAGLE, arXiv:2410.17509, as the authors' code computes it.
 
     Example:
         >>> w, f, r = ({"w": jnp.array([x])} for x in (2.0, 3.0, 0.5))

@@ -41,7 +41,7 @@ def along(
       WeightSpaceError: if the scores do not fit the groups, or `where` picks nothing.
 
     References:
-      Fang et al. 2023, DepGraph, arXiv:2301.12900, section 3.3.
+      Fang et al. 2023, DepGraph, arXiv:2301.12900.
 
     Example:
         >>> import numpy as np
