@@ -6,6 +6,7 @@ over the data settles two bits by counting against three pivots at once. Exact, 
 backend, and it vectorises.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -108,9 +109,53 @@ def top_k_mask(x: Array, k: Scalar) -> Array:
 
 def _end_of_first(flags: Any, count: Any) -> Any:
     """The place behind the `count`-th true flag: found by rows, then within one row."""
-    rows = jnp.pad(flags, (0, -flags.size % _ROW)).reshape(-1, _ROW)
+    size = min(_ROW, flags.size)
+    rows = jnp.pad(flags, (0, -flags.size % size)).reshape(-1, size)
     reached = jnp.cumsum(jnp.sum(rows, axis=1, dtype=jnp.int32))
     row = jnp.searchsorted(reached, count)
     before = jnp.where(row > 0, reached[row - 1], 0)
     within = jnp.searchsorted(jnp.cumsum(rows[row], dtype=jnp.int32), count - before)
-    return row * _ROW + within + 1
+    return row * size + within + 1
+
+
+def _ordered(x: Any) -> Any:
+    """Words that order as floats with their signs do: both zeros alike, NaN the lowest."""
+    bits = _as_bits(x)
+    half = bits.dtype.type(1 << (bits.dtype.itemsize * 8 - 1))
+    return jnp.where(jnp.isnan(x), 0, jnp.where(jnp.signbit(x), half - bits, half | bits))
+
+
+def largest(arrays: Sequence[Array], k: Scalar) -> list[Array]:
+    """The masks of the k largest entries of several arrays together, by value and not by size.
+
+    Exactly k; of equal ones those of the first array, and there of the lowest index, first.
+
+    Args:
+      arrays: floats of any shapes, less than 2^31 in all; NaN counts as lowest.
+      k: how many, from 0 to the number of all entries; may be traced.
+
+    Returns:
+      Bools of the shape of each array.
+
+    Raises:
+      WeightSpaceError: if an array does not hold floats.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> largest([jnp.array([1.0, -3.0]), jnp.array([[1.0, 2.0]])], 2)
+        [Array([ True, False], dtype=bool), Array([[False,  True]], dtype=bool)]
+    """
+    k = jnp.asarray(k, jnp.int32)
+    dtype = jnp.result_type(*arrays)
+    words = [_ordered(x.astype(dtype)).reshape(-1) for x in arrays]
+    kth = _kth_bits(jnp.concatenate(words) if len(words) > 1 else words[0], jnp.maximum(k, 1))
+    room = k - sum(jnp.sum(w > kth, dtype=jnp.int32) for w in words)
+    masks = []
+    for x, w in zip(arrays, words, strict=True):
+        equal = w == kth
+        found = jnp.sum(equal, dtype=jnp.int32)
+        end = _end_of_first(equal, jnp.minimum(room, found))
+        first = (room > 0) & (jnp.arange(w.size, dtype=jnp.int32) < end)
+        masks.append((((w > kth) | (equal & first)) & (k > 0)).reshape(x.shape))
+        room = room - found
+    return masks

@@ -1,7 +1,8 @@
-"""LIFT: an Optax transformation that trains the principal weights and keeps state for them only."""
+"""Optax transformations that train some weights and keep state for them alone."""
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,16 @@ import optax
 from wslax import tree
 from wslax.errors import WeightSpaceError
 from wslax.globs import hashable
-from wslax.select.principal import Chosen, chosen, leaf_masks, static_number
-from wslax.select.state import LiftState, Selection, gathered, spread, total
+from wslax.select import masks
+from wslax.select.budget import Budget, at_least_one, checked, chosen
+from wslax.select.places import carried, gathered, places, spread, total
+from wslax.select.principal import ranks
+from wslax.select.scores.weights import principal_leaves
+from wslax.select.state import Selection, SparseState
 from wslax.typing import Params, Where
+
+Moments = Literal["carry", "reset"]
+Counts = list[int | None]
 
 
 @jax.custom_batching.custom_vmap
@@ -28,38 +36,24 @@ def _any_of_all(size: int, batched: Any, due: Any) -> tuple[Any, bool]:
     return _any(jnp.any(due)), False
 
 
-def _each(fn: Any, found: list[Chosen | None], *trees: Any) -> Any:
-    """`fn(what, *leaves)` of the leaves that are selected from, None in place of the others."""
+def _each(fn: Any, counts: Counts, *trees: Any) -> Any:
+    """`fn(count, *leaves)` of the leaves that are selected from, None in place of the others."""
     structure = jax.tree.structure(trees[0])
     columns = [structure.flatten_up_to(t) for t in trees]
-    rows = zip(found, *columns, strict=True)
+    rows = zip(counts, *columns, strict=True)
     return structure.unflatten([None if row[0] is None else fn(*row) for row in rows])
 
 
-def _indices(found: list[Chosen | None], params: Params) -> Any:
-    leaves, structure = jax.tree.flatten(params)
-
-    def places(what: Chosen | None, leaf: Any, mask: Any) -> Any:
-        if what is None:
-            return None
-        return jnp.nonzero(mask.reshape(-1), size=total(what, leaf))[0].astype(jnp.int32)
-
-    rows = zip(found, leaves, leaf_masks(leaves, found, 0), strict=True)
-    return structure.unflatten([places(*row) for row in rows])
+def _values(count: int, leaf: Any, at: Any) -> Any:
+    return gathered(leaf, at).astype(tree.wide(leaf))
 
 
-def _compact(what: Chosen, leaf: Any, indices: Any) -> Any:
-    return gathered(leaf, indices).astype(tree.wide(leaf))
+def _none_yet(count: int, leaf: Any) -> Any:
+    # The first update selects, so `init` only allocates.
+    return leaf.size + jnp.arange(total(count, leaf), dtype=jnp.int32)
 
 
-def _carried(what: Chosen, leaf: Any, old: Any, new: Any, moment: Any) -> Any:
-    """A moment on the new selection: kept where a weight stays, 0 where it is new."""
-    if moment.ndim == 0:
-        return moment
-    return gathered(spread(old, moment, leaf.shape), new)
-
-
-def _check_inner(state: Any, compact: Any) -> None:
+def _check_inner(who: str, state: Any, compact: Any) -> None:
     """Every array of the state must be a scalar or belong to one compact leaf."""
 
     def fits(subtree: Any) -> Any:
@@ -76,79 +70,253 @@ def _check_inner(state: Any, compact: Any) -> None:
         if not fine:
             leaf = tree.named_leaves(state)[name]
             raise WeightSpaceError(
-                f"lift: the inner state {name} is {tree.aval(leaf)}, which is neither a scalar nor "
-                "a vector over the selected weights, so it cannot follow a new selection; use an "
-                "inner transformation that treats weights one by one, such as optax.scale_by_adam"
+                f"{who}: the inner state {name} is {tree.aval(leaf)}, which is neither a scalar "
+                "nor a vector over the selected weights, so it cannot follow a new selection; use "
+                "an inner transformation that treats weights one by one, such as optax.adamw"
             )
 
 
-def _check_update(found: list[Chosen | None], updates: Params, params: Params, state: Any) -> None:
+def _check_shapes(this: str, trees: Params, params: Params) -> None:
     """Shapes that do not fit would be read out of bounds."""
-    tree.check_structure(updates, params, "updates", "params")
     named = tree.named_leaves(params)
-    for (name, leaf), update in zip(named.items(), jax.tree.leaves(updates), strict=True):
-        if jnp.shape(update) != jnp.shape(leaf):
+    for (name, leaf), other in zip(named.items(), jax.tree.leaves(trees), strict=True):
+        if jnp.shape(other) != jnp.shape(leaf):
             raise WeightSpaceError(
-                f"{name}: the update is {tree.aval(update)}, the parameter {tree.aval(leaf)}"
+                f"{name}: {this} is {tree.aval(other)}, the parameter {tree.aval(leaf)}"
             )
-    selected = _each(total, found, params)
+
+
+def _check_update(who: str, counts: Counts, updates: Params, params: Params, state: Any) -> None:
+    tree.check_structure(updates, params, "updates", "params")
+    _check_shapes("the update", updates, params)
+    selected = _each(total, counts, params)
     tree.check_structure(state.indices, selected, "the state's indices", "the selection")
     rows = tree.named_leaves(selected).items(), jax.tree.leaves(state.indices)
     for (name, count), indices in zip(*rows, strict=True):
         if indices.shape != (count,):
             raise WeightSpaceError(
-                f"{name}: the state is of {indices.size} selected weights, this lift selects "
+                f"{name}: the state is of {indices.size} selected weights, this {who} selects "
                 f"{count}; begin with its own `init(params)`"
             )
 
 
-def lift(
+def followed(state: Any, fresh: Any, old: Any, new: Any) -> Any:
+    """A state over values at old places as one over values at new places.
+
+    Args:
+      state: the state; scalars stay.
+      fresh: what it would begin as, for places that are new.
+      old: a tree of places; subtrees of the state with its structure are over them.
+      new: the same, the new places.
+
+    Returns:
+      The state over the new places.
+    """
+    structure = jax.tree.structure(old)
+
+    def matches(node: Any) -> bool:
+        return jax.tree.structure(node) == structure
+
+    def one(at: Any, to: Any, values: Any, begun: Any) -> Any:
+        return values if jnp.ndim(values) == 0 else carried(at, to, values, begun)
+
+    def carry(node: Any, begun: Any) -> Any:
+        return jax.tree.map(one, old, new, node, begun) if matches(node) else node
+
+    return jax.tree.map(carry, state, fresh, is_leaf=matches)
+
+
+def _compact(
+    who: str,
     inner: optax.GradientTransformation,
-    *,
-    rank: Any,
-    density: Any,
-    refresh_every: int,
-    where: Where = None,
+    scored: Callable[[Params, Params, Counts], list[Any]],
+    budget: Budget,
+    refresh_every: int | None,
+    where: Where,
+    moments: Moments,
 ) -> optax.GradientTransformation:
-    r"""Train only the principal weights, with optimizer state for them alone (LIFT).
+    """`sparse` of scores in leaf order, None where nothing is selected."""
+    budget = checked(budget)
+    most = np.iinfo(np.int32).max
+    every = most if refresh_every is None else at_least_one(who, "refresh_every", refresh_every)
+    if moments not in ("carry", "reset"):
+        raise WeightSpaceError(f"{who}: moments {moments!r}: expected 'carry' or 'reset'")
 
-    The selection is `principal_mask` of the parameters at updates number 0, `refresh_every`,
-    `2 * refresh_every`, ...; `init` only allocates. Gradients of selected weights go to
-    `inner` as one float32 vector `[k]` a leaf, with the parameters' values beside them (for weight
-    decay); what it returns is put in their places. All other updates are 0, also those of leaves
-    that are not selected from, so the whole of the rest is frozen.
+    def init(params: Params) -> Any:
+        counts = chosen(params, budget, where)
+        jax.eval_shape(functools.partial(scored, counts=counts), params, params)
+        indices = _each(_none_yet, counts, params)
+        compact = _each(_values, counts, params, indices)
+        state = inner.init(compact)
+        _check_inner(who, state, compact)
+        rows = zip(counts, jax.tree.leaves(params), strict=True)
+        shapes = tuple(() if count is None else leaf.shape for count, leaf in rows)
+        by = Selection(budget, hashable(where), shapes)
+        return SparseState(jnp.zeros((), jnp.int32), indices, state, by)
 
-    At a new selection a weight that stays keeps its moments, a new one begins with 0, and step
-    counts go on, as in the authors' code. With Adam at density 5% the state is about 7.5% of
-    Adam's: two moments and an index a weight. With \(\beta_2 = 0.999\) a new weight's first step
-    is long, \((1-\beta_1)/\sqrt{1-\beta_2} \approx 3\) learning rates; the authors use 0.95.
+    def select(counts: Counts, params: Params, updates: Params) -> Any:
+        structure = jax.tree.structure(params)
+        found = structure.unflatten(scored(params, updates, counts))
+        return _each(
+            lambda count, leaf, score: places(masks.of_matrices(score, count), total(count, leaf)),
+            counts, params, found,
+        )  # fmt: skip
+
+    def update(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
+        if params is None:
+            raise WeightSpaceError(
+                f"{who}: update needs the parameters: update(grads, state, params)"
+            )
+        counts = chosen(params, budget, where)
+        _check_update(who, counts, updates, params, state)
+        due = state.count % np.int32(min(every, most)) == 0
+
+        def refreshed(indices: Any, held: Any) -> Any:
+            new = select(counts, params, updates)
+            fresh = inner.init(_each(_values, counts, params, new))
+            kept = followed(held, fresh, indices, new) if moments == "carry" else fresh
+            return jax.tree.map(lambda a, b: jnp.where(due, a, b), (new, kept), (indices, held))
+
+        indices, held = jax.lax.cond(
+            _any(due), refreshed, lambda indices, held: (indices, held), state.indices, state.inner
+        )
+        gradients = _each(_values, counts, updates, indices)
+        weights = _each(_values, counts, params, indices)
+        steps, held = inner.update(gradients, held, weights)
+
+        def placed(count: int | None, leaf: Any, at: Any, step: Any) -> Any:
+            if count is None:
+                return jnp.zeros_like(leaf)
+            return spread(at, step.astype(leaf.dtype), leaf.shape)
+
+        structure = jax.tree.structure(updates)
+        columns = [structure.flatten_up_to(t) for t in (updates, indices, steps)]
+        out = [placed(*row) for row in zip(counts, *columns, strict=True)]
+        count = optax.safe_increment(state.count)
+        return structure.unflatten(out), SparseState(count, indices, held, state.selection)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _subtree(params: Params, counts: Counts) -> Params:
+    return _each(lambda count, leaf: leaf, counts, params)
+
+
+def sparse(
+    inner: optax.GradientTransformation,
+    scores: Callable[[Params, Params], Params],
+    *,
+    density: Any = None,
+    count: Any = None,
+    lora_rank: Any = None,
+    refresh_every: int | None = None,
+    where: Where = None,
+    moments: Moments = "carry",
+) -> optax.GradientTransformation:
+    r"""Train only the weights of highest score, with optimizer state for them alone.
+
+    Replaces `inner` where that stands, `optax.adamw(1e-4)` for one. Weights are selected by
+    `scores(params, grads)` at updates number 0, `refresh_every`, `2 * refresh_every`, ...; `init`
+    only allocates. In every matrix exactly k are, see `masks.top`. Their gradients go to `inner` as
+    one float32 vector `[k]` a leaf, with the parameters' values beside them (for weight decay);
+    what it returns is put in their places. All other updates are 0, also those of leaves that are
+    not selected from, so the whole of the rest is frozen. With Adam at density 5% the state is
+    about 7.5% of Adam's: two moments and an index a weight.
+
+    At a new selection (`moments="carry"`, as in LIFT's code) a weight that stays keeps its moments,
+    a new one begins as from `inner.init`, with 0, and step counts go on. A new weight's first step
+    of Adam is then \((1-\beta_1)/\sqrt{1-\beta_2}\) learning rates: about 3 with
+    \(\beta_2 = 0.999\), 0.45 with the 0.95 of LIFT's authors. `wslax.grow.scale_by_adam`, as
+    inner, counts steps for each weight, and the first one is one learning rate. With
+    `moments="reset"` all of `inner` begins anew, its step counts and schedules too.
 
     The state follows an `Edit` that grows the model (`edit.optimizer_state`): it selects as many
-    weights as this `lift` does in the grown leaf, first those that were, at their new places, then
+    weights as a selection does in the grown leaf, first those that were, at their new places, then
     their copies, with the moments of the edit's policy: were one of \(c\) copies trained alone, the
     unit would move by a \(c\)-th of what the old one did. With `"exact"` moments Adam moves each
-    copy of an outgoing weight as far as the old one, as it does without `lift`. Where
+    copy of an outgoing weight as far as the old one, as it does without a selection. Where
     copies are too few for the number to select, places stay empty until the next
     selection, and where they are too many, the last ones wait for it.
 
     Under `vmap` over members, nested ones too, the selection is computed only in steps in which
-    some member is due.
+    some member is due. A step that `optax.apply_if_finite` drops leaves the selection as it was,
+    and one that was due is due again.
 
     Args:
       inner: an Optax transformation that treats weights one by one. What it learns of shapes is
         `[k]`.
-      rank: as in `principal_mask`.
-      density: as in `principal_mask`.
-      refresh_every: updates between selections, at least 1; the authors use 10 to 2000.
-      where: globs of the leaves to select from; by default all that are matrices of floats.
+      scores: `(params, grads) -> scores`, such as those of `wslax.select.scores`
+        (`functools.partial` for their options). It gets the leaves that are selected from, None in
+        place of the others, and this step's gradients.
+      density: as in `masks.top`, for each matrix of the last two axes.
+      count: as in `masks.top`.
+      lora_rank: as in `masks.top`.
+      refresh_every: updates between selections, at least 1; by default the first one stays.
+      where: globs of the leaves to select from; by default all that are matrices of floats. Leave
+        embeddings and heads out here.
+      moments: `"carry"` or `"reset"`.
 
     Returns:
       A gradient transformation; `update` needs `params`.
 
     Raises:
-      WeightSpaceError: as `principal_mask`; if `refresh_every` is no integer of at least 1; from
-        `init`, if the inner state is not made of scalars and vectors over the selected weights;
-        from `update`, if `params` is missing, or updates, parameters and state do not fit.
+      WeightSpaceError: as `masks.top`; if `refresh_every` is no integer of at least 1; from
+        `init`, if scores do not fit the parameters or the inner state is not made of scalars and
+        vectors over the selected weights; from `update`, if `params` is missing, or updates,
+        parameters and state do not fit.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax, wslax as ws
+        >>> params = {"kernel": jnp.eye(10), "bias": jnp.zeros(10)}
+        >>> optimizer = ws.select.sparse(
+        ...     optax.adamw(1e-3), ws.select.scores.saliency, density=0.05, refresh_every=100)
+        >>> state = optimizer.init(params)
+        >>> updates, state = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
+        >>> [int((u != 0).sum()) for u in jax.tree.leaves(updates)]
+        [0, 5]
+    """
+
+    def scored(params: Params, grads: Params, counts: Counts) -> list[Any]:
+        some = _subtree(params, counts)
+        found = scores(some, _subtree(grads, counts))
+        tree.check_structure(found, some, "the scores", "the selected leaves")
+        _check_shapes("the score", found, some)
+        return jax.tree.structure(params).flatten_up_to(found)
+
+    budget = Budget(density, count, lora_rank)
+    return _compact("sparse", inner, scored, budget, refresh_every, where, moments)
+
+
+def lift(
+    inner: optax.GradientTransformation,
+    rank: Any,
+    *,
+    density: Any = None,
+    count: Any = None,
+    lora_rank: Any = None,
+    refresh_every: int | None = 400,
+    where: Where = None,
+    moments: Moments = "carry",
+) -> optax.GradientTransformation:
+    r"""Train only the principal weights, with optimizer state for them alone (LIFT).
+
+    `sparse` by `scores.principal`: the selection is `principal_mask` of the parameters.
+
+    Args:
+      inner: as in `sparse`.
+      rank: as in `principal_mask`.
+      density: as in `principal_mask`; the paper's 0.05, for instance.
+      count: as in `principal_mask`.
+      lora_rank: as in `principal_mask`; the budget of the authors' code.
+      refresh_every: as in `sparse`; the authors use 10 to 2000, 400 for most models.
+      where: as in `sparse`; the authors leave out head and embeddings.
+      moments: as in `sparse`.
+
+    Returns:
+      A gradient transformation; `update` needs `params`.
+
+    Raises:
+      WeightSpaceError: as `principal_mask` and `sparse`.
 
     References:
       Liu et al. 2025, arXiv:2506.00772, section 4.
@@ -156,67 +324,16 @@ def lift(
     Example:
         >>> import jax, jax.numpy as jnp, optax, wslax as ws
         >>> params = {"kernel": jnp.eye(10), "bias": jnp.zeros(10)}
-        >>> adam = optax.scale_by_adam(b2=0.95)
-        >>> optimizer = optax.chain(
-        ...     ws.select.lift(adam, rank=2, density=0.05, refresh_every=400),
-        ...     optax.scale_by_learning_rate(1e-4))
+        >>> optimizer = ws.select.lift(optax.adamw(1e-4, b2=0.95), rank=2, density=0.05)
         >>> state = optimizer.init(params)
         >>> updates, state = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
         >>> [int((u != 0).sum()) for u in jax.tree.leaves(updates)]
         [0, 5]
     """
-    every = static_number("lift", "refresh_every", refresh_every, int)
-    if every < 1:
-        raise WeightSpaceError(f"lift: refresh_every: expected at least 1, got {every}")
 
-    def init(params: Params) -> Any:
-        found = chosen(params, rank, density, where)
-        # Places that stand for none yet: the first update selects, so `init` only allocates.
-        indices = _each(lambda what, x: jnp.arange(total(what, x), dtype=jnp.int32), found, params)
-        compact = _each(_compact, found, params, indices)
-        state = inner.init(compact)
-        _check_inner(state, compact)
-        rows = zip(found, jax.tree.leaves(params), strict=True)
-        shapes = tuple(() if what is None else leaf.shape for what, leaf in rows)
-        by = Selection(rank, density, hashable(where), shapes)
-        return LiftState(jnp.zeros((), jnp.int32), indices, state, by)
+    def scored(params: Params, grads: Params, counts: Counts) -> list[Any]:
+        by_leaf = ranks(params, rank, where, counts)
+        return principal_leaves(jax.tree.leaves(params), by_leaf, 0)
 
-    def refreshed(found: Any, params: Params, due: Any, indices: Any, state: Any) -> Any:
-        new = _indices(found, params)
-        new = jax.tree.map(lambda a, b: jnp.where(due, a, b), new, indices)
-
-        def carry(moments: Any) -> Any:
-            return _each(_carried, found, params, indices, new, moments)
-
-        return new, tree.map_like(carry, state, indices)
-
-    def update(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
-        if params is None:
-            raise WeightSpaceError(
-                "lift: update needs the parameters: update(grads, state, params)"
-            )
-        found = chosen(params, rank, density, where)
-        _check_update(found, updates, params, state)
-        due = state.count % np.int32(min(every, np.iinfo(np.int32).max)) == 0
-        indices, held = jax.lax.cond(
-            _any(due),
-            functools.partial(refreshed, found, params, due),
-            lambda indices, held: (indices, held),
-            state.indices, state.inner,
-        )  # fmt: skip
-        gradients = _each(_compact, found, updates, indices)
-        weights = _each(_compact, found, params, indices)
-        steps, held = inner.update(gradients, held, weights)
-
-        def placed(what: Chosen | None, leaf: Any, at: Any, step: Any) -> Any:
-            if what is None:
-                return jnp.zeros_like(leaf)
-            return spread(at, step.astype(leaf.dtype), leaf.shape)
-
-        structure = jax.tree.structure(updates)
-        columns = [structure.flatten_up_to(t) for t in (updates, indices, steps)]
-        out = [placed(*row) for row in zip(found, *columns, strict=True)]
-        count = optax.safe_increment(state.count)
-        return structure.unflatten(out), LiftState(count, indices, held, state.selection)
-
-    return optax.GradientTransformation(init, update)
+    budget = Budget(density, count, lora_rank)
+    return _compact("lift", inner, scored, budget, refresh_every, where, moments)

@@ -1,153 +1,75 @@
 """Principal weights: the largest entries of a matrix's low-rank part."""
 
-import functools
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from wslax import random, tree
+from wslax import tree
 from wslax.errors import WeightSpaceError
-from wslax.numerics.lowrank import principal, reconstruct
-from wslax.numerics.threshold import top_k_mask
+from wslax.select import masks
+from wslax.select.budget import Budget, at_least_one, chosen, is_matrix
+from wslax.select.scores.weights import principal_leaves
 from wslax.typing import Key, Mask, Params, Where
 
 
-class Chosen(NamedTuple):
-    """What is selected of one leaf: rank and number of weights of each of its matrices."""
-
-    rank: int
-    count: int
-
-
-def _is_matrix(leaf: Any) -> bool:
-    return tree.is_float(leaf) and leaf.ndim >= 2 and 0 not in leaf.shape
-
-
-def static_number(name: str, what: str, value: Any, kind: type) -> Any:
-    """A hyper-parameter that fixes the program, as an int or a float; an error if it is none.
-
-    Example:
-        >>> static_number("w", "rank", 2.0, int)
-        2
-    """
-    if isinstance(value, jax.core.Tracer):
-        raise WeightSpaceError(
-            f"{name}: {what} fixes the program, so it is a Python number and not traced; with "
-            f"optax.inject_hyperparams name it in static_args"
-        )
-    number = np.asarray(value)
-    if number.ndim or number.dtype.kind not in "iuf" or not np.isfinite(number):
-        raise WeightSpaceError(f"{name}: {what}: expected a number, got {value!r}")
-    if kind is int and int(number) != number:
-        raise WeightSpaceError(f"{name}: {what}: expected an integer, got {value!r}")
-    return kind(number)
-
-
-def chosen(params: Params, rank: Any, density: Any, where: Where) -> list[Chosen | None]:
-    """For each leaf what is selected of it, None where nothing is.
+def ranks(params: Params, rank: Any, where: Where, taken: list[int | None]) -> list[int | None]:
+    """The rank of each leaf's matrices, None where nothing is selected.
 
     Args:
       params: arrays or `jax.ShapeDtypeStruct`s.
       rank: as in `principal_mask`.
-      density: as in `principal_mask`.
       where: as in `principal_mask`.
+      taken: None for leaves that are not selected from.
 
     Raises:
       WeightSpaceError: as `principal_mask`.
 
     Example:
         >>> import numpy as np
-        >>> chosen({"b": np.zeros(3), "w": np.zeros((4, 5))}, 2, 0.25, None)
-        [None, Chosen(rank=2, count=5)]
+        >>> ranks({"b": np.zeros(3), "w": np.zeros((4, 5))}, 2, None, [None, 5])
+        [None, 2]
     """
     named = tree.named_leaves(params)
-    picked = jax.tree.leaves(tree.picked(params, where))
-    found: list[Chosen | None] = []
-    for (name, leaf), mine, r, d in zip(
-        named.items(), picked,
-        tree.resolve(rank, tuple(named), "rank"), tree.resolve(density, tuple(named), "density"),
-        strict=True,
-    ):  # fmt: skip
-        if not mine or (where is None and not _is_matrix(leaf)):
+    found: list[int | None] = []
+    for (name, leaf), mine, r in zip(
+        named.items(), taken, tree.resolve(rank, tuple(named), "rank"), strict=True
+    ):
+        if mine is None:
             found.append(None)
             continue
-        if not _is_matrix(leaf):
+        if not is_matrix(leaf):
             raise WeightSpaceError(
                 f"{name}: expected a matrix of floats [..., m, n], got {tree.aval(leaf)}; let "
                 "where= pick matrices alone"
             )
-        if leaf.size > np.iinfo(np.int32).max:
-            raise WeightSpaceError(f"{name}: more than 2^31 weights; split the leaf")
-        r, d = static_number(name, "rank", r, int), static_number(name, "density", d, float)
-        if r < 1:
-            raise WeightSpaceError(f"{name}: rank: expected at least 1, got {r}")
-        if not 0 < d <= 1:
-            raise WeightSpaceError(f"{name}: density: expected above 0 and at most 1, got {d}")
-        m, n = leaf.shape[-2:]
-        found.append(Chosen(min(r, m, n), max(1, round(d * m * n))))
-    if not any(found):
-        raise WeightSpaceError("there is no matrix of floats to select from")
+        found.append(at_least_one(name, "rank", r))
+        if where is not None and found[-1] > min(leaf.shape[-2:]):
+            raise WeightSpaceError(
+                f"{name}: rank {r} is above the smaller side of {tree.aval(leaf)}, and where= "
+                f"picks it by name; give rank=wslax.by_leaf({{{name!r}: {min(leaf.shape[-2:])}, "
+                f"'*': {r}}}), or leave it out"
+            )
     return found
-
-
-@functools.partial(jax.jit, static_argnames="what")
-def leaf_mask(leaf: Any, what: Chosen, key: Any) -> Any:
-    """The mask of one leaf, bools of its shape.
-
-    Example:
-        >>> import jax, jax.numpy as jnp
-        >>> leaf_mask(jnp.array([[3.0, 0.1], [0.1, 1.0]]), Chosen(2, 1), jax.random.key(0)).tolist()
-        [[True, False], [False, False]]
-    """
-    if what.count == leaf.shape[-1] * leaf.shape[-2]:
-        return jnp.ones(leaf.shape, bool)
-    scores = leaf.astype(tree.wide(leaf))
-    # The whole spectrum is the matrix itself.
-    if what.rank < min(leaf.shape[-2:]):
-        scores = reconstruct(principal(scores, what.rank, key=key))
-    matrices = scores.reshape(-1, leaf.shape[-2] * leaf.shape[-1])
-    masks = jax.vmap(functools.partial(top_k_mask, k=what.count))(matrices)
-    return masks.reshape(leaf.shape)
-
-
-def leaf_masks(leaves: Sequence[Any], found: Sequence[Chosen | None], key: Key) -> list[Any]:
-    """The masks of leaves, one after another; None where nothing is selected.
-
-    JAX's LAPACK kernels wait inside the thread pool that they need: as many at a time as it has
-    threads wait for ever. So each decomposition depends on the mask before it, which is never
-    empty.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> leaf_masks([jnp.eye(2), jnp.ones(3)], [Chosen(2, 1), None], 0)[1] is None
-        True
-    """
-    words, done, masks = jnp.stack(random.key_words(key)), np.True_, []
-    for leaf, what in zip(leaves, found, strict=True):
-        if what is None:
-            masks.append(None)
-            continue
-        masks.append(leaf_mask(jnp.where(done, leaf, jnp.zeros_like(leaf)), what, words))
-        done = done & masks[-1].any()
-    return masks
 
 
 def principal_mask(
     params: Params,
     *,
     rank: Any,
-    density: Any,
+    density: Any = None,
+    count: Any = None,
+    lora_rank: Any = None,
     key: Key | None = None,
     where: Where = None,
 ) -> Mask:
     r"""The principal weights of each matrix: the largest entries of its best low-rank part.
 
     With \(W_r = \sum_{i \le r} \sigma_i u_i v_i^T\), the leading part of the singular value
-    decomposition, the mask is true at the \(k = \mathrm{round}(\text{density} \cdot mn)\) largest
-    entries of \(|W_r|\), of equal ones the first; at least one, and exactly k in every matrix.
+    decomposition, the mask is true at the k largest entries of \(|W_r|\), of equal ones the first;
+    exactly k in every matrix, \(k = \mathrm{round}(\text{density} \cdot mn)\) (at least one),
+    `count`, or LoRA's number of trained weights \(\min((m + n) \cdot \text{lora\_rank}, mn)\), as
+    in the authors' code.
 
     \(W_r\) comes from block Krylov iteration (`wslax.numerics.lowrank.principal`), which finds it
     on the slowly decaying spectra of weights where a randomised range finder does not. In a large
@@ -157,11 +79,13 @@ def principal_mask(
     Args:
       params: a tree. A leaf `[..., m, n]` is one matrix for each index of its leading axes (layers
         of a scan, experts). Runs under `jit` and `vmap`.
-      rank: r, or `wslax.by_leaf` of it; at `min(m, n)` or above, \(W_r = W\). The authors use 32 to
-        128 for language models. Static, as `density`.
+      rank: r, or `wslax.by_leaf` of it. The authors use 16 to 128 for language models. In a matrix
+        with no such rank (a small head) \(W_r = W\), if it is one of all; a matrix that `where`
+        picks must have it. Static, as the numbers below.
       density: share of weights, above 0 and at most 1, or `wslax.by_leaf` of it; the paper keeps
-        0.05. The authors' code counts as LoRA does: \(k = (m + n) R\), density
-        \((m + n) R / mn\).
+        0.05.
+      count: a number for each matrix, instead of `density`.
+      lora_rank: R, instead of `density`.
       key: a JAX key or an integer seed of the iteration's start; None is 0. It hardly changes the
         mask where singular values decay.
       where: globs of the leaves to select from; by default all that are matrices of floats.
@@ -171,8 +95,8 @@ def principal_mask(
       selected from.
 
     Raises:
-      WeightSpaceError: if `rank` is below 1, `density` outside (0, 1], either is traced, or `where`
-        picks nothing or a leaf that is no matrix of floats.
+      WeightSpaceError: if `rank` is below 1 or above a matrix that `where` picks, `density` outside
+        (0, 1], either is traced, or `where` picks nothing or a leaf that is no matrix of floats.
 
     References:
       Liu et al. 2025, LIFT the Veil for the Truth: Principal Weights Emerge after Rank Reduction
@@ -186,8 +110,12 @@ def principal_mask(
         >>> int(mask["kernel"].sum())
         102
     """
-    found = chosen(params, rank, density, where)
+    counts = chosen(params, Budget(density, count, lora_rank), where)
     leaves, structure = jax.tree.flatten(params)
-    masks = leaf_masks(leaves, found, 0 if key is None else key)
-    rows = zip(leaves, masks, strict=True)
-    return structure.unflatten([jnp.zeros(x.shape, bool) if m is None else m for x, m in rows])
+    found = principal_leaves(leaves, ranks(params, rank, where, counts), 0 if key is None else key)
+    return structure.unflatten(
+        [
+            jnp.zeros(leaf.shape, bool) if k is None else masks.of_matrices(score, k)
+            for leaf, score, k in zip(leaves, found, counts, strict=True)
+        ]
+    )

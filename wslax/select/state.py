@@ -1,4 +1,4 @@
-"""The state of LIFT: values of selected weights alone, and the way to whole leaves and back."""
+"""The state of a sparse optimizer, and its way to whole leaves and back."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -9,7 +9,8 @@ import optax
 
 from wslax import tree
 from wslax.errors import WeightSpaceError
-from wslax.select.principal import Chosen, chosen
+from wslax.select.budget import Budget, chosen
+from wslax.select.places import gathered, places, spread, total
 from wslax.typing import Params, Where
 
 
@@ -19,14 +20,12 @@ class Selection:
     """What a selection was made by and for; no leaf of the state.
 
     Attributes:
-      rank: as in `principal_mask`.
-      density: the same.
-      where: the same.
+      budget: how many weights.
+      where: globs of the leaves.
       shapes: of all leaves of the parameters, `()` for those that are not selected from.
     """
 
-    rank: Any
-    density: Any
+    budget: Budget
     where: Any
     shapes: tuple[tuple[int, ...], ...]
 
@@ -35,8 +34,8 @@ class Unselected(optax.MaskedNode):
     """Stands for a leaf that is not selected from."""
 
 
-class LiftState(NamedTuple):
-    """The state of `lift`.
+class SparseState(NamedTuple):
+    """The state of `sparse` and `lift`.
 
     Attributes:
       count: int32, updates so far.
@@ -60,19 +59,19 @@ class LiftState(NamedTuple):
         Returns:
           `(selected, inner)`.
         """
-        places, structure = jax.tree.flatten(self.indices, is_leaf=_is_none)
+        indices, structure = jax.tree.flatten(self.indices, is_leaf=_is_none)
 
         def whole(values: Any) -> Any:
-            rows = zip(structure.flatten_up_to(values), places, self.selection.shapes, strict=True)
+            rows = zip(structure.flatten_up_to(values), indices, self.selection.shapes, strict=True)
             return structure.unflatten([_whole(*row) for row in rows])
 
         ones = jax.tree.map(lambda at: jnp.ones(at.shape, bool), self.indices)
         return whole(ones), tree.map_like(whole, self.inner, self.indices)
 
-    def compact(self, first: Any, selected: Any, inner: Any) -> "LiftState":
+    def compact(self, first: Any, selected: Any, inner: Any) -> "SparseState":
         """The state that `dense` gave, moved to another model, in its short form.
 
-        Of each leaf as many weights are selected as `lift` selects there by itself: those of
+        Of each leaf as many weights are selected as a selection takes there by itself: those of
         `first`, then others of `selected`, lowest place first, as far as they go.
 
         Args:
@@ -91,9 +90,9 @@ class LiftState(NamedTuple):
         spec = structure.unflatten([jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes])
         by = self.selection
         _check_where(by.where, spec, masks)
-        found = chosen(spec, by.rank, by.density, by.where)
+        found = chosen(spec, by.budget, by.where)
         rows = zip(found, structure.flatten_up_to(first), masks, strict=True)
-        indices = [what and _places(what, *both) for what, *both in rows]
+        indices = [count and _first_places(count, *both) for count, *both in rows]
 
         def short(values: Any) -> Any:
             rows = zip(structure.flatten_up_to(values), indices, strict=True)
@@ -101,9 +100,9 @@ class LiftState(NamedTuple):
 
         inner = tree.map_like(short, inner, selected)
         rows = zip(found, shapes, strict=True)
-        shapes = tuple(() if what is None else shape for what, shape in rows)
+        shapes = tuple(() if count is None else shape for count, shape in rows)
         selection = dataclasses.replace(by, shapes=shapes)
-        return LiftState(self.count, structure.unflatten(indices), inner, selection)
+        return SparseState(self.count, structure.unflatten(indices), inner, selection)
 
 
 def _check_where(where: Where, spec: Params, masks: list[Any]) -> None:
@@ -127,50 +126,18 @@ def _is_unselected(node: Any) -> bool:
     return isinstance(node, Unselected)
 
 
-def total(what: Chosen, leaf: Any) -> int:
-    """How many weights are selected in all matrices of a leaf.
-
-    Example:
-        >>> total(Chosen(rank=2, count=5), jnp.zeros((3, 4, 5)))
-        15
-    """
-    return leaf.size // (leaf.shape[-1] * leaf.shape[-2]) * what.count
-
-
-def gathered(leaf: Any, places: Any) -> Any:
-    """The values at places of a flat leaf, 0 beyond its end.
-
-    Example:
-        >>> gathered(jnp.arange(4).reshape(2, 2), jnp.array([1, 3, 4])).tolist()
-        [1, 3, 0]
-    """
-    return jnp.ravel(leaf).at[places].get(mode="fill", fill_value=0)
-
-
-def spread(places: Any, values: Any, shape: tuple[int, ...]) -> Any:
-    """A leaf of zeros with values at places of its flat form, without those beyond its end.
-
-    Example:
-        >>> spread(jnp.array([1, 3, 4]), jnp.array([5, 6, 7]), (2, 2)).tolist()
-        [[0, 5], [0, 6]]
-    """
-    flat = jnp.zeros(shape, values.dtype).reshape(-1)
-    flat = flat.at[places].set(values, mode="drop", unique_indices=True, indices_are_sorted=True)
-    return flat.reshape(shape)
-
-
-def _whole(values: Any, places: Any, shape: tuple[int, ...]) -> Any:
-    if places is None:
+def _whole(values: Any, at: Any, shape: tuple[int, ...]) -> Any:
+    if at is None:
         return Unselected()
-    return spread(places, values, shape) if values.ndim else values
+    return spread(at, values, shape) if values.ndim else values
 
 
-def _places(what: Chosen, first: Any, selected: Any) -> Any:
+def _first_places(count: int, first: Any, selected: Any) -> Any:
     """The places to select, those of `first` before others; beyond the end what is lacking."""
-    count = total(what, selected)
+    count = total(count, selected)
     first, selected = first.reshape(-1), selected.reshape(-1)
     more = selected & ~first
     room = count - first.sum()
     taken = (first & (jnp.cumsum(first) <= count)) | (more & (jnp.cumsum(more) <= room))
-    at = jnp.nonzero(taken, size=count, fill_value=taken.size)[0].astype(jnp.int32)
+    at = places(taken, count)
     return jnp.where(at < taken.size, at, taken.size + jnp.arange(count, dtype=jnp.int32))

@@ -1,11 +1,8 @@
 """Scores of weights by what is to be forgotten."""
 
-from typing import Any
-
 import jax.numpy as jnp
 
-from wslax import tree
-from wslax.errors import WeightSpaceError
+from wslax.select.scores.scoring import scored
 from wslax.typing import Params, Scalar
 
 
@@ -42,16 +39,6 @@ def wagle(params: Params, forget_grads: Params, retain_grads: Params, mu: Scalar
         >>> wagle(w, f, r, mu=0.5)["w"].tolist()
         [3.0]
     """
-
-    def scored(name: str, w: Any, f: Any, r: Any) -> Any:
-        if not tree.is_float(w):
-            return w
-        for kind, g in (("forget", f), ("retain", r)):
-            if g.shape != w.shape:
-                raise WeightSpaceError(
-                    f"{name}: {kind}_grads are {tree.aval(g)}, params {tree.aval(w)}"
-                )
-        w, f, r = (x.astype(tree.wide(w)) for x in (w, f, r))
-        return jnp.abs((w - r / mu) * f)
-
-    return tree.map_named(scored, params, forget_grads, retain_grads)
+    return scored(
+        lambda name, w, f, r: jnp.abs((w - r / mu) * f), params, forget_grads, retain_grads
+    )

@@ -76,7 +76,7 @@ def _check_policy(state: Any, policy: str, stage: Stage) -> None:
 
 
 def _of_some(state: Any, moves: Moves, policy: str, stage: Stage) -> Any:
-    """A state that holds values of some entries alone, by way of whole leaves: `LiftState`."""
+    """A state that holds values of some entries alone, by way of whole leaves: `SparseState`."""
     selected, inner = state.dense()
     inner = _walk(inner, moves, policy, stage, f"{type(state).__name__}.inner")
     first = _carried(selected, moves, old_only=True)

@@ -1,0 +1,193 @@
+"""How many weights of which leaves: numbers that fix the program."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from wslax import tree
+from wslax.errors import WeightSpaceError
+from wslax.globs import hashable
+from wslax.typing import Params, Where
+
+
+class Budget(NamedTuple):
+    """A number of weights, said in one of three ways; each may be by leaf.
+
+    Attributes:
+      density: a share of the weights.
+      count: a number.
+      lora_rank: as many as LoRA of this rank trains for a matrix, `(m + n) * lora_rank`.
+    """
+
+    density: Any = None
+    count: Any = None
+    lora_rank: Any = None
+
+
+def static_number(name: str, what: str, value: Any, kind: type) -> Any:
+    """A hyper-parameter that fixes the program, as an int or a float; an error if it is none.
+
+    Example:
+        >>> static_number("w", "rank", 2.0, int)
+        2
+    """
+    if isinstance(value, jax.core.Tracer):
+        raise WeightSpaceError(
+            f"{name}: {what} fixes the program, so it is a Python number and not traced; with "
+            f"optax.inject_hyperparams name it in static_args"
+        )
+    number = np.asarray(value)
+    if number.ndim or number.dtype.kind not in "iuf" or not np.isfinite(number):
+        raise WeightSpaceError(f"{name}: {what}: expected a number, got {value!r}")
+    if kind is int and int(number) != number:
+        raise WeightSpaceError(f"{name}: {what}: expected an integer, got {value!r}")
+    return kind(number)
+
+
+def at_least_one(name: str, what: str, value: Any) -> int:
+    """A static integer of at least 1.
+
+    Example:
+        >>> at_least_one("w", "rank", 2)
+        2
+    """
+    number = static_number(name, what, value, int)
+    if number < 1:
+        raise WeightSpaceError(f"{name}: {what}: expected at least 1, got {number}")
+    return number
+
+
+def _share(name: str, density: Any) -> float:
+    number = static_number(name, "density", density, float)
+    if not 0 < number <= 1:
+        raise WeightSpaceError(f"{name}: density: expected above 0 and at most 1, got {number}")
+    return number
+
+
+def checked(budget: Budget) -> Budget:
+    """The budget, if it is given in exactly one way.
+
+    Example:
+        >>> checked(Budget(density=0.5))
+        Budget(density=0.5, count=None, lora_rank=None)
+    """
+    given = [name for name, value in budget._asdict().items() if value is not None]
+    if len(given) != 1:
+        raise WeightSpaceError(
+            f"expected one of density=, count= and lora_rank=, got {' and '.join(given) or 'none'}"
+        )
+    return budget
+
+
+def is_matrix(leaf: Any) -> bool:
+    """Whether a leaf is floats `[..., m, n]`.
+
+    Example:
+        >>> is_matrix(np.zeros((2, 3))), is_matrix(np.zeros(3))
+        (True, False)
+    """
+    return tree.is_float(leaf) and leaf.ndim >= 2 and 0 not in leaf.shape
+
+
+def picked(params: Params, where: Where) -> list[bool]:
+    """For each leaf whether it is selected from: what `where` picks, or all matrices of floats.
+
+    Args:
+      params: arrays or `jax.ShapeDtypeStruct`s.
+      where: globs.
+
+    Raises:
+      WeightSpaceError: if that is nothing, or a leaf without floats.
+
+    Example:
+        >>> picked({"b": np.zeros(3), "w": np.zeros((4, 5))}, None)
+        [False, True]
+    """
+    named = tree.named_leaves(params)
+    if where is None:
+        found = [is_matrix(leaf) for leaf in named.values()]
+    else:
+        found = jax.tree.leaves(tree.picked(params, hashable(where)))
+    for (name, leaf), mine in zip(named.items(), found, strict=True):
+        if mine and (not tree.is_float(leaf) or leaf.size == 0):
+            raise WeightSpaceError(
+                f"{name}: expected floats to select from, got {tree.aval(leaf)}; let where= pick "
+                "others alone"
+            )
+        if mine and leaf.size > np.iinfo(np.int32).max:
+            raise WeightSpaceError(f"{name}: more than 2^31 weights; split the leaf")
+    if not any(found):
+        raise WeightSpaceError("there is no matrix of floats to select from")
+    return found
+
+
+def matrix_shape(leaf: Any) -> tuple[int, ...]:
+    """The axes ranked together where nothing else is said: those of one matrix.
+
+    Example:
+        >>> matrix_shape(np.zeros((3, 4, 5)))
+        (4, 5)
+    """
+    return tuple(leaf.shape[-2:])
+
+
+def count_of(name: str, shape: tuple[int, ...], budget: Budget) -> int:
+    """How many of the weights of one array of a shape are selected.
+
+    Example:
+        >>> count_of("w", (4, 5), Budget(density=0.25)), count_of("w", (9, 8), Budget(lora_rank=2))
+        (5, 34)
+    """
+    size = math.prod(shape)
+    if budget.density is not None:
+        return max(1, round(_share(name, budget.density) * size))
+    if budget.count is not None:
+        count = at_least_one(name, "count", budget.count)
+        if count > size:
+            raise WeightSpaceError(f"{name}: count: expected at most {size}, got {count}")
+        return count
+    if len(shape) != 2:
+        raise WeightSpaceError(
+            f"{name}: lora_rank is a budget of matrices [m, n], and {list(shape)} are ranked "
+            "together; give density= or count="
+        )
+    return min(sum(shape) * at_least_one(name, "lora_rank", budget.lora_rank), size)
+
+
+def by_leaf(budget: Budget, names: tuple[str, ...]) -> list[Budget]:
+    """The budget of each leaf.
+
+    Example:
+        >>> by_leaf(Budget(count=2), ("a", "b"))[1].count
+        2
+    """
+    columns = [tree.resolve(value, names, what) for what, value in budget._asdict().items()]
+    return [Budget(*row) for row in zip(*columns, strict=True)]
+
+
+def chosen(params: Params, budget: Budget, where: Where) -> list[int | None]:
+    """For each leaf how many weights of each of its matrices are selected, None where none are.
+
+    Args:
+      params: arrays or `jax.ShapeDtypeStruct`s. A leaf `[..., m, n]` is one matrix for each index
+        of its leading axes; a vector is ranked whole.
+      budget: how many.
+      where: globs of the leaves; by default all that are matrices of floats.
+
+    Raises:
+      WeightSpaceError: for a budget that does not fit, or if nothing can be selected from.
+
+    Example:
+        >>> chosen({"b": np.zeros(3), "w": np.zeros((4, 5))}, Budget(density=0.25), None)
+        [None, 5]
+    """
+    named = tree.named_leaves(params)
+    rows = zip(
+        named.items(), picked(params, where), by_leaf(checked(budget), tuple(named)), strict=True
+    )
+    return [
+        count_of(name, matrix_shape(leaf), mine) if take else None
+        for (name, leaf), take, mine in rows
+    ]
