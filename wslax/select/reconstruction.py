@@ -18,7 +18,7 @@ from wslax.typing import Array, Mask, Params
 Pattern = float | tuple[int, int]
 
 
-def _factor(gram: Array, damp: float) -> tuple[Array, Array]:
+def _factor(gram: Array, damp: Any) -> tuple[Array, Array]:
     """Which inputs are dead, and U, upper triangular, with the damped Gram's inverse U^T U."""
     diagonal = jnp.diagonal(gram)
     dead = diagonal == 0

@@ -60,8 +60,9 @@ def refit(
                 f"group {id} ({group.sites[0]}): no leaf with a Gram matrix consumes it"
             )
         shape, g = unit_shape(groups, group), given[id]
-        stays = (jnp.arange(group.size) == jnp.asarray(index)[..., None]).any(-2)
-        stays = jnp.broadcast_to(stays, shape).reshape(-1).astype(g.dtype)
+        # A row of the identity for each unit that stays.
+        stays = jnp.eye(group.size, dtype=g.dtype)[jnp.asarray(index)].sum(-2)
+        stays = jnp.broadcast_to(stays, shape).reshape(-1)
         inside = g * stays[:, None] * stays[None]
         delta = jnp.linalg.pinv(inside, rtol=1e-5, hermitian=True) @ (g.sum(1) * stays)
         gates[id] = delta.reshape(shape)

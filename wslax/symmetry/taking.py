@@ -13,14 +13,15 @@ from wslax.symmetry.along import multiplied
 from wslax.symmetry.find import locate
 from wslax.symmetry.gather import gather
 from wslax.symmetry.states.moves import Moves
-from wslax.symmetry.types import Groups, Site
+from wslax.symmetry.types import Group, Groups, Site
 from wslax.typing import Array, Params
 
 
 class Step(NamedTuple):
-    """One axis of one leaf gets shorter: the groups before, the sites there, units, a factor."""
+    """One axis of one leaf gets shorter: groups and group before, sites there, units, factor."""
 
     groups: Groups
+    group: Group
     sites: tuple[Site, ...]
     index: Array
     factor: float
@@ -28,7 +29,7 @@ class Step(NamedTuple):
 
 def _taken(leaf: Array, step: Step, weight: int) -> Array:
     site = step.sites[0]
-    out = gather(step.groups, step.groups.owner(site), site, leaf, step.index)
+    out = gather(step.groups, step.group, site, leaf, step.index)
     after = dataclasses.replace(site, size=step.index.shape[-1])
     if weight and step.factor != 1:
         out = multiplied(out, after, np.full(after.size, step.factor**weight))
@@ -80,12 +81,13 @@ def keeping(
     steps: dict[str, list[Step]] = {}
     now = groups
     for id, index in indices.items():
-        size = index.shape[-1]
-        for before, sites in layout.steps(now, id, size):
+        changes, after = layout.resized(now, id, index.shape[-1])
+        for before, sites in changes:
             consumed = all(site.role == "consumed" for site in sites)
             factor = (factors or {}).get(id, 1.0) if consumed else 1.0
-            steps.setdefault(sites[0].name, []).append(Step(before, sites, index, factor))
-        now = layout.resize(now, {id: size})
+            step = Step(before, before.all[id], sites, index, factor)
+            steps.setdefault(sites[0].name, []).append(step)
+        now = after
     carry = functools.partial(_carry, groups=groups, steps=steps)
 
     def optimizer_state(state: Any, policy: str = "exact") -> Any:

@@ -55,7 +55,7 @@ def along(
     found, leaves = locate(scores, groups), tree.named_leaves(scores)
     rows = zip(leaves.items(), pick(tuple(leaves), where), strict=True)
     counted = {
-        found[name]: leaf.astype(tree.wide(leaf))
+        found[name]: leaf.astype(tree.wide(leaf), copy=False)
         for (name, leaf), mine in rows
         if mine and name in found and tree.is_float(leaf)
     }
