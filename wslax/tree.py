@@ -54,7 +54,9 @@ def leaf_names(tree: Params) -> tuple[str, ...]:
         ('blocks/0', 'dense/bias', 'dense/kernel')
     """
     paths, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_nnx_variable)
-    names = tuple("/".join(map(_part, path)) for path, _ in paths)
+    # A variable that holds None is no leaf.
+    held = [path for path, x in paths if not _is_nnx_variable(x) or jax.tree.leaves(x)]
+    names = tuple("/".join(map(_part, path)) for path in held)
     if len(set(names)) != len(names):
         twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise WeightSpaceError(f"two leaves are both called {twice!r}; rename one of the keys")

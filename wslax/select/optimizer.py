@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,13 @@ from wslax.errors import WeightSpaceError
 from wslax.globs import hashable
 from wslax.select import masks
 from wslax.select.budget import Budget, at_least_one, checked, chosen
-from wslax.select.places import carried, gathered, places, spread, total
+from wslax.select.following import followed
+from wslax.select.places import gathered, places, spread, total
 from wslax.select.principal import ranks
 from wslax.select.scores.weights import principal_leaves
 from wslax.select.state import Selection, SparseState
 from wslax.typing import Params, Where
 
-Moments = Literal["carry", "reset"]
 Counts = list[int | None]
 
 
@@ -100,47 +100,21 @@ def _check_update(who: str, counts: Counts, updates: Params, params: Params, sta
             )
 
 
-def followed(state: Any, fresh: Any, old: Any, new: Any) -> Any:
-    """A state over values at old places as one over values at new places.
-
-    Args:
-      state: the state; scalars stay.
-      fresh: what it would begin as, for places that are new.
-      old: a tree of places; subtrees of the state with its structure are over them.
-      new: the same, the new places.
-
-    Returns:
-      The state over the new places.
-    """
-    structure = jax.tree.structure(old)
-
-    def matches(node: Any) -> bool:
-        return jax.tree.structure(node) == structure
-
-    def one(at: Any, to: Any, values: Any, begun: Any) -> Any:
-        return values if jnp.ndim(values) == 0 else carried(at, to, values, begun)
-
-    def carry(node: Any, begun: Any) -> Any:
-        return jax.tree.map(one, old, new, node, begun) if matches(node) else node
-
-    return jax.tree.map(carry, state, fresh, is_leaf=matches)
-
-
-def _compact(
+def _selecting(
     who: str,
     inner: optax.GradientTransformation,
     scored: Callable[[Params, Params, Counts], list[Any]],
     budget: Budget,
     refresh_every: int | None,
     where: Where,
-    moments: Moments,
+    moments: str,
 ) -> optax.GradientTransformation:
     """`sparse` of scores in leaf order, None where nothing is selected."""
     budget = checked(budget)
     most = np.iinfo(np.int32).max
     every = most if refresh_every is None else at_least_one(who, "refresh_every", refresh_every)
     if moments not in ("carry", "reset"):
-        raise WeightSpaceError(f"{who}: moments {moments!r}: expected 'carry' or 'reset'")
+        raise WeightSpaceError(f"{who}: moments: expected 'carry' or 'reset', got {moments!r}")
 
     def init(params: Params) -> Any:
         counts = chosen(params, budget, where)
@@ -211,7 +185,7 @@ def sparse(
     lora_rank: Any = None,
     refresh_every: int | None = None,
     where: Where = None,
-    moments: Moments = "carry",
+    moments: str = "carry",
 ) -> optax.GradientTransformation:
     r"""Train only the weights of highest score, with optimizer state for them alone.
 
@@ -284,7 +258,7 @@ def sparse(
         return jax.tree.structure(params).flatten_up_to(found)
 
     budget = Budget(density, count, lora_rank)
-    return _compact("sparse", inner, scored, budget, refresh_every, where, moments)
+    return _selecting("sparse", inner, scored, budget, refresh_every, where, moments)
 
 
 def lift(
@@ -296,7 +270,7 @@ def lift(
     lora_rank: Any = None,
     refresh_every: int | None = 400,
     where: Where = None,
-    moments: Moments = "carry",
+    moments: str = "carry",
 ) -> optax.GradientTransformation:
     r"""Train only the principal weights, with optimizer state for them alone (LIFT).
 
@@ -336,4 +310,4 @@ def lift(
         return principal_leaves(jax.tree.leaves(params), by_leaf, 0)
 
     budget = Budget(density, count, lora_rank)
-    return _compact("lift", inner, scored, budget, refresh_every, where, moments)
+    return _selecting("lift", inner, scored, budget, refresh_every, where, moments)

@@ -21,13 +21,14 @@ def total(count: int, leaf: Any) -> int:
 
 
 def places(mask: Any, count: int) -> Any:
-    """Where a mask of `count` true entries is true, int32.
+    """Where a mask is true, int32: the first `count` places, beyond the end what is lacking.
 
     Example:
         >>> places(jnp.array([[True, False], [False, True]]), 2).tolist()
         [0, 3]
     """
-    return jnp.nonzero(mask.reshape(-1), size=count, fill_value=mask.size)[0].astype(jnp.int32)
+    at = jnp.nonzero(mask.reshape(-1), size=count, fill_value=mask.size)[0].astype(jnp.int32)
+    return jnp.where(at < mask.size, at, mask.size + jnp.arange(count, dtype=jnp.int32))
 
 
 def gathered(leaf: Any, at: Any) -> Any:

@@ -139,5 +139,4 @@ def _first_places(count: int, first: Any, selected: Any) -> Any:
     more = selected & ~first
     room = count - first.sum()
     taken = (first & (jnp.cumsum(first) <= count)) | (more & (jnp.cumsum(more) <= room))
-    at = places(taken, count)
-    return jnp.where(at < taken.size, at, taken.size + jnp.arange(count, dtype=jnp.int32))
+    return places(taken, count)

@@ -56,7 +56,7 @@ def random(params: Params, grads: Params | None = None, *, key: Key | None = Non
 
     def drawn(name: str, leaf: Any) -> Any:
         words = stream.bits(key, f"select/{name}", leaf.size, xp=jnp)
-        return stream.uniform(words).astype(leaf.dtype).reshape(leaf.shape)
+        return stream.uniform(words).reshape(leaf.shape)
 
     return scored(drawn, params)
 
