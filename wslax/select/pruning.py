@@ -149,6 +149,9 @@ def prune(
     width. Widths that a model does not read from its parameters, such as the number of heads
     of a Flax module, are yours to set: `symmetry.sizes(edit.apply(params), edit.groups)`.
 
+    Weights on the host (`jax.device_get`) are sliced there at once; JAX arrays compile a slice for
+    each shape, or one program under `jax.jit(edit.apply)`.
+
     Args:
       groups: of the model.
       scores: group id to `[units]`, or `[*sizes of per, units]` for a choice of its own at each
