@@ -54,6 +54,59 @@ def test_units_that_give_nothing_go_without_a_trace(name):
         )
 
 
+@pytest.mark.parametrize("name", ["densenet", "encoder_decoder", "llama", "scanned", "mixture"])
+@pytest.mark.parametrize("scope", ["group", "model"])
+def test_all_groups_at_once(name, scope):
+    """Heads and widths, tied and stacked leaves: the models read their sizes from what is left."""
+    apply, params, groups, inputs = drawn(name)
+    scores = select.scores.along(groups, jax.tree.map(np.square, params))
+    edit = select.prune(groups, scores, density=0.5, scope=scope)
+    small = edit.apply(params)
+    assert symmetry.sizes(small, edit.groups).keys() == symmetry.sizes(params, groups).keys()
+    assert tree.size(small) < tree.size(params) / 2
+    before, after = (jax.eval_shape(apply, p, *inputs) for p in (params, small))
+    assert after.shape == before.shape
+
+
+def test_widths_follow_the_heads_that_each_layer_keeps():
+    """Stacked layers that keep other heads, and heads that keep other widths."""
+    _, params, groups, _ = drawn("scanned")
+    (heads,) = [
+        g for g in groups.free if g.per == (0,) and any("blocks/k" in s.name for s in g.sites)
+    ]
+    (width,) = [
+        g for g in groups.free if heads.id in g.per and any("blocks/v" in s.name for s in g.sites)
+    ]
+    rng = np.random.default_rng(0)
+    scores = {heads.id: rng.normal(size=(3, 2)), width.id: rng.normal(size=(3, 2, 6))}
+    kept = select.units(groups, scores, sizes={heads.id: 1, width.id: 3})
+    v = np.asarray(
+        select.prune(groups, scores, sizes={heads.id: 1, width.id: 3}).apply(params)["blocks"]["v"]
+    )
+    for layer in range(3):
+        head = scores[heads.id][layer].argmax()
+        best = np.sort(np.argsort(-scores[width.id][layer, head])[:3])
+        np.testing.assert_array_equal(kept[width.id][layer, 0], best)
+        np.testing.assert_array_equal(
+            v[layer], params["blocks"]["v"][layer].reshape(12, 2, 6)[:, head, best]
+        )
+
+
+def test_groups_that_cannot_shrink_alone_are_refused():
+    """Heads and widths in one fused axis, tiled in two ways."""
+    _, params, groups, _ = drawn("gpt")
+    scores = select.scores.along(groups, jax.tree.map(np.square, params))
+    with pytest.raises(WeightSpaceError, match="tiled in another way; leave its group out"):
+        select.prune(groups, scores, density=0.5)
+
+
+def test_nothing_to_prune():
+    groups = Groups.from_sites(
+        {"a": np.zeros((1, 4))}, [[("a", 1, "produced")]], frozen_by={0: "x"}
+    )
+    assert select.units(groups, {}, density=0.5, scope="model") == {}
+
+
 def test_statistics_go_along():
     _, variables, groups, _ = drawn("resnet")
     edit = select.prune(groups, {1: np.arange(8.0)}, density=0.25)

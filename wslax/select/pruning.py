@@ -63,15 +63,21 @@ def _remaining(groups: Groups, group: Group, scores: Array, kept: Mapping[int, A
     """Scores at the outer units that are kept."""
     if scores.ndim == 1:
         return scores
+    xp: Any = jnp if isinstance(scores, jax.core.Tracer) else np
     for axis, id in enumerate(group.per):
         if id not in kept:
             continue
-        if kept[id].ndim > 1:
+        index, outer = kept[id], groups.all[id].per
+        if index.ndim > 1 and not set(outer) <= set(group.per):
             raise WeightSpaceError(
                 f"group {group.id} ({group.sites[0]}): lies in group {id}, of which other units "
-                "are kept in each part; prune them one after the other"
+                f"are kept at each unit of the groups {list(outer)}; prune one after the other"
             )
-        scores = (jnp if isinstance(scores, jax.core.Tracer) else np).take(scores, kept[id], axis)
+        at = [group.per.index(i) for i in outer] if index.ndim > 1 else []
+        spread = np.argsort([*at, axis])  # the index's axes in the order of the scores'
+        lengths = dict(zip([*at, axis], index.shape, strict=True))
+        index = index.transpose(spread).reshape([lengths.get(a, 1) for a in range(scores.ndim)])
+        scores = xp.take_along_axis(scores, index, axis)
     return scores
 
 
@@ -199,4 +205,7 @@ def prune(
         round_to=round_to,
         least=least,
     )
-    return keeping(groups, kept)
+    try:
+        return keeping(groups, kept)
+    except WeightSpaceError as error:
+        raise WeightSpaceError(f"{error}; leave its group out of the scores") from error

@@ -43,7 +43,7 @@ def joint(
         >>> joint(groups, {0: np.array([5.0, 4.0]), 1: np.array([3.0, 1.0])}, 0.75, 1)
         {0: 2, 1: 1}
     """
-    owners, values, weights = [], [], []
+    owners, values, weights = [np.empty(0, int)], [np.empty(0)], [np.empty(0, int)]
     for id, each in scores.items():
         if isinstance(each, jax.core.Tracer):
             raise WeightSpaceError(
