@@ -7,8 +7,6 @@ from wslax._lazy import attach
 if TYPE_CHECKING:
     from wslax.grow import stages as stages
     from wslax.grow import supernet as supernet
-    from wslax.grow.adam import CountedAdamState as CountedAdamState
-    from wslax.grow.adam import scale_by_adam as scale_by_adam
     from wslax.grow.checking import Checked as Checked
     from wslax.grow.checking import check as check
     from wslax.grow.depth import deepen as deepen
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
     from wslax.grow.maximal import gradmax as gradmax
     from wslax.grow.method import Method as Method
     from wslax.grow.method import WidthMap as WidthMap
-    from wslax.grow.moments import MOMENTS as MOMENTS
-    from wslax.grow.optimizer import POLICIES as POLICIES
     from wslax.grow.registry import METHODS as METHODS
     from wslax.grow.shrinking import shrink as shrink
     from wslax.grow.stacks import Stack as Stack
@@ -37,19 +33,23 @@ if TYPE_CHECKING:
     from wslax.grow.templates import mixture as mixture
     from wslax.grow.upcycling import upcycle as upcycle
     from wslax.grow.width import widen as widen
+    from wslax.symmetry.states.adam import CountedAdamState as CountedAdamState
+    from wslax.symmetry.states.adam import scale_by_adam as scale_by_adam
+    from wslax.symmetry.states.moments import MOMENTS as MOMENTS
+    from wslax.symmetry.states.moving import POLICIES as POLICIES
 
 __getattr__, __all__ = attach(
     __name__,
     {
         "CHOICES": "wslax.grow.templates",
         "Checked": "wslax.grow.checking",
-        "CountedAdamState": "wslax.grow.adam",
+        "CountedAdamState": "wslax.symmetry.states.adam",
         "METHODS": "wslax.grow.registry",
-        "MOMENTS": "wslax.grow.moments",
+        "MOMENTS": "wslax.symmetry.states.moments",
         "Method": "wslax.grow.method",
         "Mixture": "wslax.grow.templates",
         "Operator": "wslax.grow.learned",
-        "POLICIES": "wslax.grow.optimizer",
+        "POLICIES": "wslax.symmetry.states.moving",
         "Schedule": "wslax.grow.jobs",
         "Stack": "wslax.grow.stacks",
         "Stage": "wslax.grow.jobs",
@@ -65,7 +65,7 @@ __getattr__, __all__ = attach(
         "ligo_width": "wslax.grow.ligo_wide",
         "masked": "wslax.grow.masking",
         "mixture": "wslax.grow.templates",
-        "scale_by_adam": "wslax.grow.adam",
+        "scale_by_adam": "wslax.symmetry.states.adam",
         "schedule": "wslax.grow.jobs",
         "shrink": "wslax.grow.shrinking",
         "stages": "wslax.grow.stages",

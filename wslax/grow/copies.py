@@ -6,8 +6,8 @@ import numpy as np
 
 from wslax import random
 from wslax.grow import reasons
-from wslax.grow.along import space, summed
 from wslax.grow.method import Method, WidthMap
+from wslax.symmetry.along import space, summed
 from wslax.symmetry.types import Group
 from wslax.typing import Array, Key
 

@@ -9,10 +9,10 @@ from wslax.errors import WeightSpaceError
 from wslax.globs import pick
 from wslax.grow.identity import last_projections
 from wslax.grow.layers import DepthPlan, carry
-from wslax.grow.moves import Moves
 from wslax.grow.orders import layers
 from wslax.grow.regroup import regrouped
 from wslax.grow.stacks import Stack, choose
+from wslax.symmetry.states.moves import Moves
 from wslax.symmetry.types import Groups
 from wslax.typing import Params, Where
 
@@ -118,9 +118,9 @@ def deepen(
     plan = planned(model, depth, method, stack, zero)
 
     def optimizer_state(state: Any, policy: str = "exact") -> Any:
-        from wslax.grow.optimizer import grow_state
+        from wslax.symmetry.states.moving import move_state
 
-        return grow_state(state, Moves(_names(plan), functools.partial(carry, plan=plan)), policy)
+        return move_state(state, Moves(_names(plan), functools.partial(carry, plan=plan)), policy)
 
     return edit.from_map(
         functools.partial(carry, plan=plan, weight=1),

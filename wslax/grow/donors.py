@@ -9,11 +9,11 @@ import numpy as np
 
 from wslax import edit, tree
 from wslax.errors import WeightSpaceError
-from wslax.grow.along import space
 from wslax.grow.copies import fpi
 from wslax.grow.stacks import Stack, blocks
 from wslax.grow.width import widened
 from wslax.symmetry import layout
+from wslax.symmetry.along import space
 from wslax.symmetry.find import locate
 from wslax.symmetry.types import Group, Groups, Site
 from wslax.typing import Array, Key, Params

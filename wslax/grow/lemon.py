@@ -6,9 +6,9 @@ import numpy as np
 
 from wslax import random
 from wslax.grow import reasons
-from wslax.grow.along import summed
 from wslax.grow.copies import shared, tiled
 from wslax.grow.method import Fill, Method, WidthMap
+from wslax.symmetry.along import summed
 from wslax.symmetry.types import Group
 from wslax.typing import Array, Key
 

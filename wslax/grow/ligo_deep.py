@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from wslax import tree
-from wslax.grow.along import check_mixable
 from wslax.grow.depth import planned
 from wslax.grow.layers import DepthPlan, carry
 from wslax.grow.learned import Operator, uniform
 from wslax.grow.regroup import regrouped
 from wslax.grow.stacks import Stack
+from wslax.symmetry.along import check_mixable
 from wslax.symmetry.find import locate
 from wslax.symmetry.types import Groups
 from wslax.typing import Array, Key, Params, Where

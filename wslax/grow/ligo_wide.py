@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from wslax import tree
-from wslax.grow.along import by_unit, check_mixable
 from wslax.grow.learned import Operator, uniform
 from wslax.grow.method import Fill, Method, WidthMap
 from wslax.grow.plan import Change, changed, through
 from wslax.grow.treatment import Treatment, treated
 from wslax.grow.width import named, planned
 from wslax.symmetry import layout
+from wslax.symmetry.along import by_unit, check_mixable
 from wslax.symmetry.types import Group, Groups, Site
 from wslax.typing import Array, Key, Params
 

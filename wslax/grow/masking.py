@@ -8,8 +8,8 @@ import numpy as np
 from wslax import tree
 from wslax.errors import WeightSpaceError
 from wslax.grow import reasons
-from wslax.grow.along import multiplied, space
 from wslax.symmetry import layout
+from wslax.symmetry.along import multiplied, space
 from wslax.symmetry.find import check_id, locate
 from wslax.symmetry.types import Group, Groups, Site
 from wslax.typing import Array, Params

@@ -9,9 +9,9 @@ import numpy as np
 
 from wslax import random, tree
 from wslax.errors import WeightSpaceError
-from wslax.grow.along import by_unit, multiplied, space
 from wslax.grow.treatment import Treatment
 from wslax.symmetry import layout
+from wslax.symmetry.along import by_unit, multiplied, space
 from wslax.symmetry.find import locate
 from wslax.symmetry.gather import gather
 from wslax.symmetry.types import Groups, Site

@@ -1,23 +1,18 @@
 """`shrink`: an edit that keeps some units of groups, the inverse of `widen`."""
 
-import dataclasses
-import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from wslax import edit, tree
+from wslax import edit
 from wslax.errors import WeightSpaceError, did_you_mean
-from wslax.grow.along import multiplied
-from wslax.grow.moves import Moves
 from wslax.symmetry import layout
-from wslax.symmetry.find import check_id, locate
-from wslax.symmetry.gather import gather
-from wslax.symmetry.types import Group, Groups, Site
-from wslax.typing import Array, Params
+from wslax.symmetry.find import check_id
+from wslax.symmetry.ranking import best, checked
+from wslax.symmetry.taking import keeping
+from wslax.symmetry.types import Group, Groups
+from wslax.typing import Array
 
 
 def _first(group: Group, size: int) -> np.ndarray:
@@ -32,63 +27,6 @@ def _uniform(group: Group, size: int) -> np.ndarray:
 
 EVEN: dict[str, Callable[[Group, int], np.ndarray]] = {"first": _first, "uniform": _uniform}
 SHRINK_METHODS = (*EVEN, "ranked")
-
-
-def _ranked(groups: Groups, group: Group, size: int, scores: Array) -> Array:
-    """The best units in their old order; of equal ones the first."""
-    traced = isinstance(scores, jax.core.Tracer)
-    scores = scores if traced else np.asarray(scores)
-    outer = tuple(groups.all[i].size for i in group.per)
-    if scores.shape not in ((group.size,), (*outer, group.size)):
-        each = f" or {[*outer, group.size]}" if outer else ""
-        raise WeightSpaceError(
-            f"group {group.id} ({group.sites[0]}): expected scores of shape [{group.size}]{each}, "
-            f"got {tree.aval(scores)}"
-        )
-    if not traced and np.isnan(scores).any():
-        raise WeightSpaceError(f"group {group.id} ({group.sites[0]}): scores are not all numbers")
-    xp = jnp if traced else np
-    best = xp.argsort(-scores, -1, stable=True)[..., :size]
-    return xp.sort(best, -1)
-
-
-class _Step(NamedTuple):
-    """One axis of one leaf gets shorter: the groups before, the sites there, units, a factor."""
-
-    groups: Groups
-    sites: tuple[Site, ...]
-    index: Array
-    factor: float
-
-
-def _taken(leaf: Array, step: _Step, weight: int) -> Array:
-    site = step.sites[0]
-    out = gather(step.groups, step.groups.owner(site), site, leaf, step.index)
-    after = dataclasses.replace(site, size=step.index.shape[-1])
-    if weight and step.factor != 1:
-        out = multiplied(out, after, np.full(after.size, step.factor**weight))
-    return out if isinstance(out, np.ndarray) else tree.cast_like(out, leaf)
-
-
-def _carry(
-    params: Params,
-    *,
-    groups: Groups,
-    steps: Mapping[str, list[_Step]],
-    weight: int = 0,
-    gradient: int = 0,
-    old_only: bool = False,
-) -> Params:
-    """`Moves.carry`: all units are old ones, and gradients are taken to stay as they are."""
-    found = locate(params, groups)
-
-    def change(name: str, leaf: Any) -> Any:
-        if hasattr(leaf, "shape"):
-            for step in steps.get(found.get(name, ""), ()):
-                leaf = _taken(leaf, step, weight)
-        return leaf
-
-    return tree.map_named(change, params)
 
 
 def _checked(groups: Groups, sizes: Mapping[int, int], scores: Any, method: str) -> None:
@@ -158,25 +96,15 @@ def shrink(
         ([0.0, 2.0, 4.0, 6.0], (4, 2))
     """
     _checked(groups, sizes, scores, method)
-    steps: dict[str, list[_Step]] = {}
+    indices: dict[int, Array] = {}
+    factors: dict[int, float] = {}
     now = groups
     for id, size in sizes.items():
         group = now.all[id]
         if scores is None:
-            index: Array = EVEN[method](group, size)
+            indices[id] = EVEN[method](group, size)
         else:
-            index = _ranked(now, group, size, scores[id])
-        factor = (group.size / size) ** 0.5 if rescale else 1.0
-        for before, sites in layout.steps(now, id, size):
-            consumed = all(site.role == "consumed" for site in sites)
-            step = _Step(before, sites, index, factor if consumed else 1.0)
-            steps.setdefault(sites[0].name, []).append(step)
+            indices[id] = best(checked(now, group, scores[id]), size)
+        factors[id] = (group.size / size) ** 0.5 if rescale else 1.0
         now = layout.resize(now, {id: size})
-    carry = functools.partial(_carry, groups=groups, steps=steps)
-
-    def optimizer_state(state: Any, policy: str = "exact") -> Any:
-        from wslax.grow.optimizer import grow_state
-
-        return grow_state(state, Moves(frozenset(steps), carry), policy)
-
-    return edit.from_map(functools.partial(carry, weight=1), optimizer_state, now)
+    return keeping(groups, indices, factors)

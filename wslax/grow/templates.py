@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 from wslax import random, tree
 from wslax.errors import WeightSpaceError, did_you_mean
-from wslax.grow.along import check_mixable
 from wslax.grow.halves import SUM, Blocks, join, plan
 from wslax.population.members import as_key, row_spec
 from wslax.symmetry import layout
+from wslax.symmetry.along import check_mixable
 from wslax.symmetry.find import locate
 from wslax.symmetry.types import Groups
 from wslax.typing import Array, Key, Params

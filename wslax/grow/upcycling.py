@@ -12,9 +12,9 @@ import numpy as np
 from wslax import edit, random, tree
 from wslax.errors import WeightSpaceError
 from wslax.globs import pick
-from wslax.grow.moves import Moves
 from wslax.symmetry import layout
 from wslax.symmetry.find import locate
+from wslax.symmetry.states.moves import Moves
 from wslax.symmetry.types import Group, Groups, Site
 from wslax.symmetry.validate import shapes_of
 from wslax.typing import Array, Key, Params, Where
@@ -245,8 +245,8 @@ def upcycle(
     carry = functools.partial(_carry, plan=plan)
 
     def optimizer_state(state: Any, policy: str = "exact") -> Any:
-        from wslax.grow.optimizer import grow_state
+        from wslax.symmetry.states.moving import move_state
 
-        return grow_state(state, Moves(frozenset(names), carry), policy)
+        return move_state(state, Moves(frozenset(names), carry), policy)
 
     return edit.from_map(functools.partial(carry, weight=1), optimizer_state)

@@ -10,12 +10,12 @@ import numpy as np
 from wslax import edit, random
 from wslax.errors import WeightSpaceError, did_you_mean
 from wslax.grow.method import Method
-from wslax.grow.moves import Moves
 from wslax.grow.plan import Change, Plan, carry, check_finite
 from wslax.grow.registry import METHODS
 from wslax.grow.treatment import Treatment, treated
 from wslax.symmetry import layout
 from wslax.symmetry.find import check_id
+from wslax.symmetry.states.moves import Moves
 from wslax.symmetry.types import Groups
 from wslax.typing import Key, Params
 
@@ -184,9 +184,9 @@ def widened(
         return move(params, weight=1)
 
     def optimizer_state(state: Any, policy: str = "exact") -> Any:
-        from wslax.grow.optimizer import grow_state
+        from wslax.symmetry.states.moving import move_state
 
         names = frozenset(change.site.name for change in plan.changes)
-        return grow_state(state, Moves(names, move), policy)
+        return move_state(state, Moves(names, move), policy)
 
     return edit.from_map(apply, optimizer_state, grown)

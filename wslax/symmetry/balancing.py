@@ -5,13 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from wslax import tree
+from wslax.symmetry.along import owned_sums
 from wslax.symmetry.find import locate
 from wslax.symmetry.gather import owners
 from wslax.symmetry.scaling import powers, rescale, unit_shape
-from wslax.symmetry.types import Group, Groups, Site
+from wslax.symmetry.types import Group, Groups
 from wslax.typing import Array, Params
 
 Leaves = dict[str, Any]
@@ -19,16 +19,6 @@ Logs = dict[int, Any]
 
 TOLERANCE = 1e-6  # of a factor's logarithm, some ten roundings of float32
 SWEEPS = 1000
-
-
-def _sums(groups: Groups, group: Group, site: Site, leaf: Array) -> Array:
-    """The sum of what each unit owns, `[*sizes of per, size]`."""
-    owner = owners(groups, group, site)
-    inner = tuple(a for a, n in enumerate(owner.shape) if n == 1)
-    shape = unit_shape(groups, group)
-    count = int(np.prod(shape))
-    leaf = leaf.sum(inner, keepdims=True).reshape(-1)
-    return jax.ops.segment_sum(leaf, owner.reshape(-1), count + 1)[:-1].reshape(shape)
 
 
 def _multiplied(groups: Groups, group: Group, k: int, logs: Array, squares: Leaves) -> Leaves:
@@ -47,7 +37,7 @@ def _step(groups: Groups, group: Group, k: int, squares: Leaves) -> Array:
     most, axes = {True: 0, False: 0}, collections.defaultdict(set)
     for site, exponents in powers(group, signs=False).items():
         if n := exponents[k]:
-            sides[n > 0].append(abs(n) * _sums(groups, group, site, squares[site.name]))
+            sides[n > 0].append(abs(n) * owned_sums(groups, group, site, squares[site.name]))
             most[n > 0] = max(most[n > 0], abs(n))
             axes[site.name].add(site.axis)
     up, down = (sum(sides[side]) if sides[side] else jnp.float32(1) for side in (True, False))

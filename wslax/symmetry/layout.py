@@ -5,7 +5,7 @@ the elements `(start + u) * inner` up to `(start + u + 1) * inner`.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -144,23 +144,38 @@ def _moved(site: Site, other: Site, length: int, size: int) -> Site:
             return other
 
 
-def _resized_site(groups: Groups, site: Site, size: int) -> Groups:
+def _resized_site(groups: Groups, site: Site, size: int, near: Iterable[int]) -> Groups:
+    """The groups after one site got `size` units; `near` are those with sites on its axis."""
     shape = groups.shape[site.name]
     length = shape[site.axis]
     key = (site.name, site.axis)
-    changed = []
-    for group in groups.all:
+    changed = list(groups.all)
+    for id in near:
         sites = tuple(
-            _moved(site, s, length, size) if (s.name, s.axis) == key else s for s in group.sites
+            _moved(site, s, length, size) if (s.name, s.axis) == key else s
+            for s in groups.all[id].sites
         )
-        changed.append(dataclasses.replace(group, sites=sites) if sites != group.sites else group)
+        changed[id] = dataclasses.replace(groups.all[id], sites=sites)
     longer = length + site.outer * (size - site.size) * site.inner
     new = (*shape[: site.axis], longer, *shape[site.axis + 1 :])
-    shapes = tuple((n, new if n == site.name else s) for n, s in groups.shapes)
+    at = groups.shapes.index((site.name, shape))
+    shapes = (*groups.shapes[:at], (site.name, new), *groups.shapes[at + 1 :])
     return Groups(tuple(changed), shapes)
 
 
-def steps(groups: Groups, id: int, size: int) -> Iterator[tuple[Groups, tuple[Site, ...]]]:
+def _near(groups: Groups, id: int) -> dict[tuple[str, int], list[int]]:
+    """Which groups have sites on each axis that a group has sites on."""
+    near: dict[tuple[str, int], list[int]] = {(s.name, s.axis): [] for s in groups.all[id].sites}
+    for group in groups.all:
+        for key in {(s.name, s.axis) for s in group.sites} & near.keys():
+            near[key].append(group.id)
+    return near
+
+
+Steps = list[tuple[Groups, tuple[Site, ...]]]
+
+
+def resized(groups: Groups, id: int, size: int) -> tuple[Steps, Groups]:
     """The single-axis changes that give group `id` another size, in an order to apply them.
 
     Args:
@@ -168,20 +183,31 @@ def steps(groups: Groups, id: int, size: int) -> Iterator[tuple[Groups, tuple[Si
       id: the group.
       size: its new number of units.
 
-    Yields:
-      `(groups before this change, sites)`: all sites at one place (they differ in the role alone),
-      in the coordinates that hold when it is their turn.
+    Returns:
+      For each change `(groups before it, sites)`: all sites at one place (they differ in the role
+      alone), in the coordinates that hold when it is their turn. And the groups after all.
     """
     done: set[int] = set()
+    steps: Steps = []
+    near = _near(groups, id)
     for k in range(len(groups.all[id].sites)):
         if k in done:
             continue
         sites = groups.all[id].sites
         alike = [j for j in range(k, len(sites)) if place(sites[j]) == place(sites[k])]
         done.update(alike)
-        yield groups, tuple(sites[j] for j in alike)
+        steps.append((groups, tuple(sites[j] for j in alike)))
         if size != sites[k].size:
-            groups = _resized_site(groups, sites[k], size)
+            axis = (sites[k].name, sites[k].axis)
+            groups = _resized_site(groups, sites[k], size, near[axis])
+    group = dataclasses.replace(groups.all[id], size=size)
+    everyone = (*groups.all[:id], group, *groups.all[id + 1 :])
+    return steps, dataclasses.replace(groups, all=everyone)
+
+
+def steps(groups: Groups, id: int, size: int) -> Steps:
+    """The changes of `resized` alone."""
+    return resized(groups, id, size)[0]
 
 
 def resize(groups: Groups, sizes: dict[int, int]) -> Groups:
@@ -206,9 +232,5 @@ def resize(groups: Groups, sizes: dict[int, int]) -> Groups:
         'w[1: 4:7] produced'
     """
     for id, size in sizes.items():
-        for before, sites in steps(groups, id, size):
-            if size != sites[0].size:
-                groups = _resized_site(before, sites[0], size)
-        group = dataclasses.replace(groups.all[id], size=size)
-        groups = dataclasses.replace(groups, all=(*groups.all[:id], group, *groups.all[id + 1 :]))
+        _, groups = resized(groups, id, size)
     return groups

@@ -14,6 +14,7 @@ from wslax.errors import WeightSpaceError
 from wslax.typing import Params
 
 ROLES = ("produced", "consumed", "elementwise")
+WINDOW = "the window of a convolution"  # how such a group's `frozen_by` begins
 REDUCTIONS = ("sum", "mean", "variance", "softmax", "product", "scaled product")
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from wslax.symmetry.types import WINDOW
 from wslax.symmetry.walk import Letters, Origins, Reduction, Rule, Tag, Value, Walk
 
 
@@ -99,7 +100,7 @@ def conv(walk: Walk, eqn: Any, lhs: Value, rhs: Value) -> list[Value]:
     found: list[tuple[int, ...]] = [()] * len(shape)
     for k, (s, w, t) in enumerate(zip(space, window, out_space, strict=True)):
         if _windowed(eqn, k, b[w], a[s], shape[t]):
-            reason = walk.reason(eqn, "the window of a convolution")
+            reason = walk.reason(eqn, WINDOW)
             walk.axes.freeze([*lhs.axes[s], *rhs.axes[w]], reason)
             one[s], two["w", w] = lhs.axes[s], rhs.axes[w]
             found[t] = tuple(walk.axes.axis(shape[t], reason))

@@ -8,10 +8,10 @@ import optax
 
 from wslax import tree
 from wslax.errors import WeightSpaceError, did_you_mean
-from wslax.grow import moments
-from wslax.grow.moments import MOMENTS, Stage
-from wslax.grow.moves import Moves
 from wslax.symmetry.find import ends
+from wslax.symmetry.states import moments
+from wslax.symmetry.states.moments import MOMENTS, Stage
+from wslax.symmetry.states.moves import Moves
 
 POLICIES = ("exact", "trajectory", "zero_pad", "reset")
 
@@ -134,7 +134,7 @@ def _walk(state: Any, moves: Moves, policy: str, stage: Stage, owner: str) -> An
     return state
 
 
-def grow_state(state: Any, moves: Moves, policy: str = "exact") -> Any:
+def move_state(state: Any, moves: Moves, policy: str = "exact") -> Any:
     r"""An Optax state of the old model as one of the new model.
 
     Fields that hold moments are found by the type of their state (`MOMENTS`), at any depth of

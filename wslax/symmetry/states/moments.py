@@ -6,7 +6,7 @@ import jax
 import optax
 from optax import contrib
 
-from wslax.grow.adam import CountedAdamState
+from wslax.symmetry.states.adam import CountedAdamState
 
 
 def _type(optimizer: optax.GradientTransformation) -> type:

@@ -1,14 +1,17 @@
 """Arithmetic along the units of one site, for host arrays and traced ones."""
 
+import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from wslax import tree
 from wslax.errors import WeightSpaceError
 from wslax.symmetry import layout
-from wslax.symmetry.types import Site
+from wslax.symmetry.gather import owners
+from wslax.symmetry.types import Group, Groups, Site
 from wslax.typing import Array
 
 
@@ -54,3 +57,17 @@ def summed(values: Array, index: Array, count: int) -> Array:
     if space(values, index) is np:
         return np.bincount(index, values, minlength=count)
     return jnp.zeros(count, values.dtype).at[index].add(values)
+
+
+def owned_sums(groups: Groups, group: Group, site: Site, leaf: Array) -> Array:
+    """The sum of what each unit owns, `[*sizes of per, size]`, in the dtype of the leaf."""
+    owner = owners(groups, group, site)
+    inner = tuple(a for a, n in enumerate(owner.shape) if n == 1)
+    shape = (*(groups.all[id].size for id in group.per), group.size)
+    count = math.prod(shape)
+    values, owner = leaf.sum(inner).reshape(-1), owner.reshape(-1)
+    if space(leaf) is np:
+        sums = np.bincount(owner, values, minlength=count + 1).astype(leaf.dtype)
+    else:
+        sums = jax.ops.segment_sum(values, owner, count + 1)
+    return sums[:-1].reshape(shape)

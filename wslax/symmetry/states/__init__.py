@@ -1,0 +1,1 @@
+"""Optax states through edits."""
