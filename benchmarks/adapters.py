@@ -13,17 +13,17 @@ from wslax import adapt, nets, population, trace, tree
 
 TITLE = "Adapters"
 ABOUT = """
-A training step of 64 LoRA adapters (rank 8, Adam) of one base of four layers of 512 x 512 with a
-head of ten classes, 8 labelled inputs each: one compiled step of the factored model under `vmap`,
-against a Python loop of 64 calls of the compiled step of one adapter, factored too, and against the
-same `vmap` with each member's leaves written out first. CPU is time over all cores. The limit is the
-base alone on all 512 inputs as one batch, forward and backward to the inputs: products that no
-adapter can do without. Memory is what the compiled step takes, over the bytes of one base and of 64
-adapters with gradients and moments.
+A training step of 64 LoRA adapters (rank 8, Adam) of one base of four layers with a head of ten
+classes, 8 labelled inputs each: one compiled step of the factored model under `vmap`, against a
+Python loop of 64 calls of the compiled step of one adapter, factored too, and against the same
+`vmap` with each member's leaves written out first. CPU is time over all cores. Width 512 is bound
+by the base's products, width 64 by calls. The limit is the base alone on all 512 inputs as one
+batch, forward and backward to the inputs: products that no adapter can do without. Memory is what
+the compiled step takes, against one base and 64 adapters with moments, as they come and as they go.
 """
-MEMBERS, WIDTH, RANK, LAYERS, INPUTS, CLASSES = 64, 512, 8, 4, 8, 10
-NET = nets.mlp(WIDTH, (WIDTH,) * LAYERS, CLASSES)
+MEMBERS, RANK, LAYERS, INPUTS, CLASSES = 64, 8, 4, 8, 10
 OPTIMIZER = optax.adam(1e-3)
+FIXED = {f"hidden_{i}/kernel": {} for i in range(LAYERS)}  # LoRA's is empty
 ADAPTER = adapt.lora(RANK, where="hidden_*/kernel")
 
 
@@ -41,7 +41,7 @@ def step(model: Any, change: Any) -> Any:
 
     def run(base: Any, train: Any, state: Any, batch: Any) -> Any:
         x, y = batch
-        of = lambda train: nets.cross_entropy(model(change(base, train, EMPTY), x), y)
+        of = lambda train: nets.cross_entropy(model(change(base, train, FIXED), x), y)
         loss, gradient = jax.value_and_grad(of)(train)
         updates, state = OPTIMIZER.update(gradient, state, train)
         return optax.apply_updates(train, updates), state, loss
@@ -49,30 +49,28 @@ def step(model: Any, change: Any) -> Any:
     return run
 
 
-EMPTY = {f"hidden_{i}/kernel": {} for i in range(LAYERS)}
-
-
-def things() -> tuple[dict[str, Any], dict[str, float]]:
+def things(width: int) -> tuple[dict[str, Any], dict[str, float]]:
     """What is timed, and figures of memory."""
-    base = NET.init(jr.key(0))
+    net = nets.mlp(width, (width,) * LAYERS, CLASSES)
+    base = net.init(jr.key(0))
     train = jax.vmap(lambda key: ADAPTER.init(key, base)[0])(jr.split(jr.key(1), MEMBERS))
+    train = jax.tree.map(lambda x: x + 0.01 * jr.normal(jr.key(4), x.shape), train)
     state = jax.vmap(OPTIMIZER.init)(train)
-    x = jr.normal(jr.key(2), (MEMBERS, INPUTS, WIDTH))
+    x = jr.normal(jr.key(2), (MEMBERS, INPUTS, width))
     batch = (x, jr.randint(jr.key(3), (MEMBERS, INPUTS), 0, CLASSES))
 
-    one = step(trace.factored(NET.apply, on_dense="error"), ADAPTER.apply)
-    dense = step(NET.apply, ADAPTER.fuse)
+    one = step(trace.factored(net.apply, on_dense="error"), ADAPTER.apply)
+    dense = step(net.apply, ADAPTER.fuse)
     many = lambda step: jax.jit(jax.vmap(step, in_axes=(None, 0, 0, 0)))
     together = many(one).lower(base, train, state, batch).compile()
     written = many(dense).lower(base, train, state, batch).compile()
     alone = jax.jit(one)
     apart = population.unstack((train, state, batch))
 
-    def limit(base: Any, x: Any, y: Any) -> Any:
-        return jax.grad(lambda x: nets.cross_entropy(NET.apply(base, x), y))(x)
-
-    limit = jax.jit(limit)
-    flat = (x.reshape(-1, WIDTH), batch[1].reshape(-1))
+    limit = jax.jit(
+        lambda base, x, y: jax.grad(lambda x: nets.cross_entropy(net.apply(base, x), y))(x)
+    )
+    flat = (x.reshape(-1, width), batch[1].reshape(-1))
     bytes_of = lambda program: peak(program) / 2**20
     held = (tree.nbytes(base) + tree.nbytes((train, state)) * 2) / 2**20
     return {
@@ -83,30 +81,37 @@ def things() -> tuple[dict[str, Any], dict[str, float]]:
     }, {"together": bytes_of(together), "written": bytes_of(written), "held": held}
 
 
-def measure(repeats: int) -> list[Row]:
-    calls, megabytes = things()
+def of(width: int, repeats: int) -> list[Row]:
+    calls, megabytes = things(width)
     losses = {name: calls[name]() for name in ("together", "written", "loop")}
     looped = jnp.stack([found[2] for found in losses["loop"]])
     apart = max(float(jnp.abs(losses[n][2] - looped).max()) for n in ("together", "written"))
     for fn in calls.values():
         timed(fn)
     taken = [{name: timed(fn) for name, fn in calls.items()} for _ in range(repeats)]
-    rows = []
-    for what, slow, fast, target in (
-        ("64 jitted steps in a loop, over one step", "loop", "together", ">= 10"),
-        ("written out, over factored", "written", "together", None),
-        ("factored, over the base alone", "together", "limit", None),
-    ):
-        for i, clock in enumerate(("CPU seconds", "wall time")):
-            rows.append(
-                Row(f"{what}, {clock}", [t[slow][i] / t[fast][i] for t in taken], "x", target)
+
+    def over(what: str, slow: str, fast: str, target: str | None = None) -> list[Row]:
+        return [
+            Row(
+                f"width {width}: {what}, {clock}",
+                [t[slow][i] / t[fast][i] for t in taken],
+                "x",
+                bound,
             )
-            target = None
+            for i, (clock, bound) in enumerate((("CPU seconds", target), ("wall time", None)))
+        ]
+
     return [
-        *rows,
-        Row("a step of 64 adapters, wall", [t["together"][1] for t in taken], "s"),
-        Row("memory of that step", [megabytes["together"]], "MB"),
-        Row("of the base, and the adapters before and after it", [megabytes["held"]], "MB"),
-        Row("memory written out", [megabytes["written"]], "MB"),
-        Row("largest difference of a loss", [apart], ""),
+        *over("64 jitted steps in a loop, over one", "loop", "together", ">= 10"),
+        *over("written out, over factored", "written", "together"),
+        *over("factored, over the base alone", "together", "limit"),
+        Row(f"width {width}: a step of 64, wall", [t["together"][1] for t in taken], "s"),
+        Row(f"width {width}: memory of that step", [megabytes["together"]], "MB"),
+        Row(f"width {width}: of base and adapters", [megabytes["held"]], "MB"),
+        Row(f"width {width}: memory written out", [megabytes["written"]], "MB"),
+        Row(f"width {width}: largest difference of a loss", [apart], ""),
     ]
+
+
+def measure(repeats: int) -> list[Row]:
+    return [*of(512, repeats), *of(64, repeats)]

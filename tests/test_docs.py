@@ -15,7 +15,7 @@ from wslax.cli import app, main
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = ["README.md", *(f"docs/{name}.md" for name in (
     "index", "getting_started", "concepts", "symmetry", "adding_a_method", "tour", "merging",
-    "checkpoints", "growing", "evolving", "scaling",
+    "checkpoints", "growing", "adapting", "evolving", "scaling",
 ))]  # fmt: skip
 
 

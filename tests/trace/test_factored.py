@@ -13,7 +13,9 @@ from wslax.trace import (
     BlockAffine,
     Kronecker,
     LowRank,
+    Matrices,
     Mix,
+    Scaled,
     Sparse,
     Turned,
     factored,
@@ -62,9 +64,21 @@ def block_affine(i, left, right, members=()):
     return BlockAffine(draw(i, *left, *right), draw(i + 1, *members, right[0] // 2, 2, 2))
 
 
+def scaled(i, left, right, members=()):
+    """By columns, on a leaf of low rank that members share."""
+    return Scaled(low_rank(i, left, right), draw(i + 7, *members, 1, *right))
+
+
+def matrices(i, left, right, members=()):
+    """As one matrix, whose second factor is a scaled one."""
+    made = low_rank(i, left, right, members)
+    made = LowRank(made.base, made.down, Scaled(made.up, draw(i + 7, *members, 2, 1)), 0.5)
+    return Matrices(made, (*left, *right), (0,), (1,))
+
+
 MAKE = {
-    "low rank": low_rank, "mix": mix, "sparse": sparse, "kronecker": kronecker, "turned": turned,
-    "block affine": block_affine,
+    "low rank": low_rank, "mix": mix, "sparse": sparse, "scaled": scaled, "matrices": matrices,
+    "kronecker": kronecker, "turned": turned, "block affine": block_affine,
 }  # fmt: skip
 
 
@@ -144,6 +158,73 @@ def test_layers_stacked_under_scan():
     expected = apply(stack([written_out(layer) for layer in layers]), draw(30, 5, 4))
     for a, b in zip(found, expected, strict=True):
         assert np.allclose(a, b, atol=1e-4)
+
+
+def in_stacks(i, *shape, rows, columns):
+    """A leaf of matrices in a layout, each of low rank with factors of its own."""
+    batch = [n for axis, n in enumerate(shape) if axis not in (*rows, *columns)]
+    n, m = (int(np.prod([shape[axis] for axis in axes])) for axes in (rows, columns))
+    scale = jnp.full(batch, 0.5)
+    made = LowRank(
+        draw(i, *batch, n, m), draw(i + 1, *batch, n, 2), draw(i + 2, *batch, 2, m), scale
+    )
+    return Matrices(made, shape, rows, columns)
+
+
+def test_stacks_of_matrices_in_any_layout():
+    def apply(p, x):
+        step = lambda h, w: (jnp.tanh(jnp.einsum("bi,eoi->ebo", h, w)).sum(0), None)
+        h, _ = jax.lax.scan(step, x, p["layers"])
+        heads = jnp.einsum("bd,hdk->bhk", h, p["heads"])
+        return jnp.einsum("bhk,hkd->hbd", heads, p["out"])
+
+    params = {
+        "layers": in_stacks(0, 3, 2, 4, 4, rows=(3,), columns=(2,)),
+        "heads": in_stacks(10, 2, 4, 5, rows=(1,), columns=(2,)),
+        "out": in_stacks(20, 2, 5, 4, rows=(1,), columns=(2,)),
+    }
+    base = params["heads"].base
+    by_hand = [base.base[i] + 0.5 * base.down[i] @ base.up[i] for i in range(2)]
+    assert np.allclose(params["heads"].dense(), jnp.stack(by_hand), atol=1e-5)
+    layers = params["layers"].base
+    by_hand = layers.base[1, 1] + 0.5 * layers.down[1, 1] @ layers.up[1, 1]
+    assert np.allclose(params["layers"].dense()[1, 1], by_hand.T, atol=1e-5)
+    run = jax.jit(lambda p, x: (factored(apply, on_dense="error")(p, x), apply(written_out(p), x)))
+    assert np.allclose(*run(params, draw(30, 6, 4)), atol=1e-4)
+
+
+def test_leaves_on_leaves():
+    below = low_rank(0, (4,), (6,))
+    index = jnp.array([1, 7, 23], jnp.int32)
+    leaves = [
+        LowRank(below, draw(40, 4, 1), draw(41, 1, 6)),
+        Sparse(below, index, draw(42, 3)),
+        Mix(below, draw(43, 2, 4, 6), draw(44, 2)),
+        Scaled(Sparse(below, index, draw(42, 3)), draw(45, 4, 1)),
+    ]
+    dense = [
+        below.dense() + draw(40, 4, 1) @ draw(41, 1, 6),
+        below.dense().reshape(-1).at[index].add(draw(42, 3)).reshape(4, 6),
+        below.dense() + jnp.einsum("k,kij->ij", draw(44, 2), draw(43, 2, 4, 6)),
+    ]
+    dense.append(dense[1] * draw(45, 4, 1))
+    rows = jnp.array([2, 0, 2])
+    for leaf, expected in zip(leaves, dense, strict=True):
+        assert np.allclose(leaf.dense(), expected, atol=1e-5)
+        assert np.allclose(leaf.rows(rows), expected[rows], atol=1e-5)
+        apply = lambda p, x: jnp.tanh(x @ p["w"]) @ p["w"].T
+        found = factored(apply, on_dense="error")({"w": leaf}, draw(30, 5, 4))
+        assert np.allclose(found, apply({"w": expected}, draw(30, 5, 4)), atol=1e-4)
+
+
+def test_wide_factors_of_a_half_base():
+    leaf = low_rank(0, (4,), (6,))
+    half = LowRank(leaf.base.astype(jnp.bfloat16), leaf.down, leaf.up, 0.5)
+    assert half.dense().dtype == jnp.bfloat16
+    x = draw(30, 5, 4).astype(jnp.bfloat16)
+    found = factored(lambda p, x: x @ p["w"], on_dense="error")({"w": half}, x)
+    assert found.dtype == jnp.bfloat16
+    assert np.allclose(found, x.astype(jnp.float32) @ leaf.dense(), atol=0.1)
 
 
 def test_loops_and_branches():
