@@ -70,9 +70,9 @@ def scaled(i, left, right, members=()):
 
 
 def matrices(i, left, right, members=()):
-    """As one matrix, whose second factor is a scaled one."""
-    made = low_rank(i, left, right, members)
-    made = LowRank(made.base, made.down, Scaled(made.up, draw(i + 7, *members, 2, 1)), 0.5)
+    """As one matrix, whose second factor is one that members share, scaled."""
+    up = Scaled(draw(i + 2, 2, *right), draw(i + 7, *members, 2, 1))
+    made = LowRank(draw(i, *left, *right), draw(i + 1, *members, *left, 2), up, 0.5)
     return Matrices(made, (*left, *right), (0,), (1,))
 
 
@@ -173,9 +173,10 @@ def in_stacks(i, *shape, rows, columns):
 
 def test_stacks_of_matrices_in_any_layout():
     def apply(p, x):
-        step = lambda h, w: (jnp.tanh(jnp.einsum("bi,eoi->ebo", h, w)).sum(0), None)
+        both = lambda h: jnp.broadcast_to(h, (2, *h.shape))
+        step = lambda h, w: (jnp.tanh(jnp.einsum("ebi,eoi->ebo", both(h), w)).sum(0), None)
         h, _ = jax.lax.scan(step, x, p["layers"])
-        heads = jnp.einsum("bd,hdk->bhk", h, p["heads"])
+        heads = jnp.einsum("hbd,hdk->bhk", both(h), p["heads"])
         return jnp.einsum("bhk,hkd->hbd", heads, p["out"])
 
     params = {

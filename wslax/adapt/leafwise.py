@@ -1,6 +1,5 @@
 """Adapters that change a model leaf by leaf."""
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -127,14 +126,17 @@ def leafwise(
         each = layouts.over(lambda key, leaf: start(key, name, leaf), sizes)
         return each(key, leaf if whole else layouts.matrices(name, leaf, axes))
 
-    @functools.cache
-    def expected(
-        name: str, shape: tuple[int, ...], dtype: Any, axes: MatrixAxes
-    ) -> tuple[Shapes, Shapes]:
-        leaf = jax.ShapeDtypeStruct(shape, dtype)
-        parts = jax.eval_shape(lambda leaf: begun(jax.random.key(0), name, leaf, axes), leaf)
-        train, fixed = ({part: x.shape for part, x in each.items()} for each in parts)
-        return train, fixed
+    known: dict[Any, tuple[Shapes, Shapes]] = {}
+
+    def expected(name: str, leaf: Any, axes: MatrixAxes) -> tuple[Shapes, Shapes]:
+        """Shapes of the parts of such a leaf, traced once for all of a kind."""
+        kind = tuple(leaf.shape), leaf.dtype, axes
+        if kind not in known:
+            spec, key = jax.ShapeDtypeStruct(*kind[:2]), jax.random.key(0)
+            parts = jax.eval_shape(lambda leaf: begun(key, name, leaf, axes), spec)
+            train, fixed = ({part: x.shape for part, x in each.items()} for each in parts)
+            known[kind] = train, fixed
+        return known[kind]
 
     def init(key: Key, params: Params) -> tuple[Any, Any]:
         named, _, axes = found(params)
@@ -155,10 +157,9 @@ def leafwise(
         for parts, word in ((train, "train"), (fixed, "fixed")):
             _check_names(set(axes), parts, word, named)
         for name, leaf_axes in axes.items():
-            leaf = named[name]
-            shapes = expected(name, tuple(leaf.shape), leaf.dtype, leaf_axes)
+            shapes = expected(name, named[name], leaf_axes)
             for parts, shape in zip((train, fixed), shapes, strict=True):
-                _check_shapes(name, leaf, shape, parts[name])
+                _check_shapes(name, named[name], shape, parts[name])
         for name, leaf_axes in axes.items():
             parts = {**train[name], **fixed[name]}
             named[name] = changed(named[name], name, leaf_axes, parts)
