@@ -5,8 +5,9 @@ from typing import Any
 from wslax.adapt.blocks import check_divides
 from wslax.adapt.leafwise import Parts, leafwise
 from wslax.adapt.leaves import whole
-from wslax.adapt.low_rank import check_rank, draws
+from wslax.adapt.low_rank import draws
 from wslax.adapter import Adapter
+from wslax.errors import WeightSpaceError
 from wslax.symmetry.types import Groups
 from wslax.trace import Kronecker, LowRank
 from wslax.typing import Key, Params, Where
@@ -24,7 +25,7 @@ def splora(
     authors train biases too.
 
     Args:
-      rank: r, static, at most the smaller side (16, the authors').
+      rank: r, static (16, the authors'); pruning may leave fewer units than that.
       init_range: of `up` (1e-4, the authors'); 0 begins at the base exactly.
       where: globs of the leaves to adapt; by default all that are matrices of floats.
       groups: the model's symmetry, for leaves in other layouts than `[in, out]`.
@@ -33,7 +34,7 @@ def splora(
       The adapter.
 
     Raises:
-      WeightSpaceError: from `init`, if a leaf is no matrix or has no such rank; from `apply` and
+      WeightSpaceError: if the rank is below 1; from `init`, if a leaf is no matrix; from `apply` and
         `fuse`, if parts do not fit the model's leaves.
 
     References:
@@ -47,8 +48,10 @@ def splora(
         True
     """
 
+    if rank < 1:
+        raise WeightSpaceError(f"expected rank >= 1, got {rank}")
+
     def start(key: Key, name: str, leaf: Any) -> tuple[Parts, Parts]:
-        check_rank(rank, name, leaf)
         (rows, columns), draw = leaf.shape, draws(key, name, leaf)
         return {
             "down": draw("down", (rows, rank), (rows * rank) ** -0.5),

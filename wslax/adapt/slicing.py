@@ -96,7 +96,8 @@ def take(parts: Any, groups: Groups, indices: Mapping[int, Array]) -> Any:
       indices: group id to integers `[count]`, as for `symmetry.take`.
 
     Returns:
-      The parts with axes of other lengths.
+      The parts with axes of other lengths, for an adapter made with the groups that
+      `symmetry.resize` gives, where it has groups.
 
     Raises:
       WeightSpaceError: if a group is missing or frozen, a unit that is not traced does not exist,
