@@ -151,11 +151,16 @@ def _index(shape: tuple[int, ...]) -> Any:
 
 def _end_of_first(x: Any, kth: Any, count: Any) -> Any:
     """The place behind the `count`-th of the words `kth`: found by rows, then within one row."""
-    # Padding is never equal to a k-th word that counts: it would be 0, and comes behind all.
-    rows = jnp.pad(x.reshape(-1), (0, -x.size % _ROW)).reshape(-1, _ROW)
+    flat, length = x.reshape(-1), min(_ROW, x.size)
+    whole = flat.size // length
+    rows = flat[: whole * length].reshape(whole, length)
     reach, above = _counts(_words(rows), (kth - 1, kth), (1,))
     reached = jnp.cumsum(reach - above)
     row = jnp.searchsorted(reached, count)
     before = jnp.where(row > 0, reached[row - 1], 0)
-    equal = jnp.cumsum(_words(rows[row]) == kth, dtype=jnp.int32)
-    return row * _ROW + jnp.searchsorted(equal, count - before) + 1
+    # The last row may be a part of one, and is cut from the end.
+    start = jnp.minimum(row * length, flat.size - length)
+    place = start + jnp.arange(length, dtype=jnp.int32)
+    words = _words(jax.lax.dynamic_slice_in_dim(flat, start, length))
+    equal = jnp.cumsum((words == kth) & (place >= row * length), dtype=jnp.int32)
+    return start + jnp.searchsorted(equal, count - before).astype(jnp.int32) + 1
