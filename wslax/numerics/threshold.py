@@ -66,12 +66,17 @@ def _kth_word(x: Any, k: Any) -> tuple[Any, Any, Any]:
 def _from_sample(x: Any, k: Any) -> Any:
     """Words about the k-th of all: of a sample's order statistics, up to 4 deviations away."""
     places = random.bits(0, "threshold", _SAMPLE, xp=jnp) % np.uint32(x.size)
-    sample = jnp.sort(_words(x.reshape(-1)[places]))
+    sample = jnp.sort(_words(_take(x, places.astype(jnp.int32))))
     share = 1 - k.astype(jnp.float32) / x.size
     deviation = jnp.sqrt(_SAMPLE * share * (1 - share)) + 1
     spread = jnp.linspace(-2, 2, _PIVOTS, dtype=jnp.float32)
     ranks = _SAMPLE * share + deviation * spread * jnp.abs(spread)
     return sample[jnp.clip(ranks.astype(jnp.int32), 0, _SAMPLE - 1)]
+
+
+def _take(x: Any, places: Any) -> Any:
+    """Elements by row-major place. A reshape would gather an x that is spread over devices."""
+    return x[jnp.unravel_index(places, x.shape)] if x.ndim > 1 else x[places]
 
 
 def _words(x: Any) -> Any:
@@ -130,37 +135,38 @@ def top_k_mask(x: Array, k: Scalar) -> Array:
         >>> top_k_mask(jnp.array([1.0, 3.0, 1.0, 1.0]), 2)
         Array([ True,  True, False, False], dtype=bool)
     """
-    wide = _checked(x)
+    wide = jnp.atleast_1d(_checked(x))
     k = jnp.asarray(k, jnp.int32)
     kth, reach, above = _kth_word(wide, jnp.maximum(k, 1))
     end = jax.lax.cond(
         reach > k, lambda: _end_of_first(wide, kth, k - above), lambda: jnp.int32(wide.size)
     )
     words = _words(wide)
-    chosen = (words > kth) | ((words == kth) & (_index(x.shape) < end))
-    return chosen & (k > 0)
+    chosen = (words > kth) | ((words == kth) & (_index(wide.shape) < end))
+    return (chosen & (k > 0)).reshape(x.shape)
 
 
 def _index(shape: tuple[int, ...]) -> Any:
     """The place of each element in row-major order."""
     index = jnp.zeros(shape, jnp.int32)
-    for axis, step in enumerate(np.cumprod((1, *shape[:0:-1]))[::-1] if shape else ()):
+    for axis, step in enumerate(np.cumprod((1, *shape[:0:-1]))[::-1]):
         index += jax.lax.broadcasted_iota(jnp.int32, shape, axis) * np.int32(step)
     return index
 
 
 def _end_of_first(x: Any, kth: Any, count: Any) -> Any:
     """The place behind the `count`-th of the words `kth`: found by rows, then within one row."""
-    flat, length = x.reshape(-1), min(_ROW, x.size)
-    whole = flat.size // length
-    rows = flat[: whole * length].reshape(whole, length)
-    reach, above = _counts(_words(rows), (kth - 1, kth), (1,))
-    reached = jnp.cumsum(reach - above)
-    row = jnp.searchsorted(reached, count)
+    rows, length = x, x.shape[-1]
+    if x.ndim == 1:
+        length = min(_ROW, x.size)
+        rows = x[: x.size // length * length].reshape(-1, length)
+    reach, above = _counts(_words(rows), (kth - 1, kth), (rows.ndim - 1,))
+    reached = jnp.cumsum((reach - above).reshape(-1))
+    row = jnp.searchsorted(reached, count).astype(jnp.int32)
     before = jnp.where(row > 0, reached[row - 1], 0)
     # The last row may be a part of one, and is cut from the end.
-    start = jnp.minimum(row * length, flat.size - length)
+    start = jnp.minimum(row * length, x.size - length)
     place = start + jnp.arange(length, dtype=jnp.int32)
-    words = _words(jax.lax.dynamic_slice_in_dim(flat, start, length))
-    equal = jnp.cumsum((words == kth) & (place >= row * length), dtype=jnp.int32)
-    return start + jnp.searchsorted(equal, count - before).astype(jnp.int32) + 1
+    equal = (_words(_take(x, place)) == kth) & (place >= row * length)
+    within = jnp.searchsorted(jnp.cumsum(equal, dtype=jnp.int32), count - before)
+    return start + within.astype(jnp.int32) + 1

@@ -108,9 +108,10 @@ def leaf_mask(leaf: Any, what: Chosen, key: Any) -> Any:
     # The whole spectrum is the matrix itself.
     if what.rank < min(leaf.shape[-2:]):
         scores = reconstruct(principal(scores, what.rank, key=key))
-    matrices = scores.reshape(-1, leaf.shape[-2] * leaf.shape[-1])
-    masks = jax.vmap(functools.partial(top_k_mask, k=what.count))(matrices)
-    return masks.reshape(leaf.shape)
+    masks = functools.partial(top_k_mask, k=what.count)
+    for _ in leaf.shape[:-2]:
+        masks = jax.vmap(masks)
+    return masks(scores)
 
 
 def leaf_masks(leaves: Sequence[Any], found: Sequence[Chosen | None], key: Key) -> list[Any]:
