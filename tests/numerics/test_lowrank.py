@@ -32,7 +32,7 @@ SMALL = functools.partial(principal, block=8, products=6)
 
 @pytest.mark.parametrize("transposed", [False, True])
 def test_a_slowly_decaying_spectrum(transposed):
-    """Where 600 > 1.5 * block * products, so that the iteration and not the exact solver answers."""
+    """Where 600 > 1.5 * block * products: the iteration and not the exact solver answers."""
     w = jnp.asarray(SLOW.T if transposed else SLOW, jnp.float32)
     found = jax.jit(lambda w: principal(w, 24))(w)
     s, best = exact(w, 24)
