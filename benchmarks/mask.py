@@ -16,15 +16,15 @@ from benchmarks.runner import Row
 TITLE = "Principal masks"
 ABOUT = """
 `select.principal_mask` of one 4096 x 4096 float32 matrix with singular values i^-0.5 and random
-singular vectors, others in each repeat; rank 128, density 5%, compiled. Against it the same mask
-by `torch.linalg.svd` (full), by `torch.linalg.eigh` of the Gram matrix (faster than JAX's) and by `torch.svd_lowrank` (q = 128, 2 iterations, its default, and q = 256 with 8), each
-with `topk`, start to end on the same cores; without PyTorch by `numpy.linalg.svd` and
-`numpy.linalg.eigh`. IoU is the overlap of a mask with the exact one, which is known because the
-matrix is built from its decomposition: common entries over those in either. It is also taken for
-singular values i^-0.25 and i^-1, for matrices of the sizes of MiniLM's (i^-0.5, rank 32, solved
-exactly), and for Gaussian entries, which have no low-rank part to find (there the
-exact mask is by numpy's `eigh`). State bytes are those of `lift(optax.scale_by_adam())` over those
-of `optax.scale_by_adam()`.
+singular vectors, others in each repeat; rank 128, density 5%, compiled. Against it the same mask by
+`torch.linalg.svd` (full), by `torch.linalg.eigh` of the Gram matrix (faster than JAX's) and by
+`torch.svd_lowrank` (q = 128, 2 iterations, its default, and q = 256 with 8), each with `topk`,
+start to end on the same cores; without PyTorch by `numpy.linalg.svd` and `numpy.linalg.eigh`. IoU
+is the overlap of a mask with the exact one, which is known because the matrix is built from its
+decomposition: common entries over those in either. It is also taken for singular values i^-0.25 and
+i^-1, for matrices of the sizes of MiniLM's (i^-0.5, rank 32, solved exactly), and for Gaussian
+entries, which have no low-rank part to find (there the exact mask is by numpy's `eigh`). State
+bytes are those of `lift(optax.scale_by_adam())` over those of `optax.scale_by_adam()`.
 """
 N, RANK, DENSITY = 4096, 128, 0.05
 COUNT = round(DENSITY * N * N)

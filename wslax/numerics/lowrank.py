@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 
 from wslax import random, tree
 from wslax.errors import WeightSpaceError
+from wslax.numerics import explicit
 from wslax.typing import Array, Key
 
 
@@ -42,8 +44,10 @@ def principal(
     r"""The `rank` leading singular triplets.
 
     Deterministic for a key: the start block depends on the key and the shape alone, so a matrix has
-    one result, alone or in a batch. Runs under `jit` and `vmap`. A matrix whose smaller side is at
-    most `1.5 * block * products` is solved exactly, by the eigenvectors of its Gram matrix.
+    one result, alone or in a batch. Runs under `jit` and `vmap`. A matrix that is split over
+    devices, by rows or columns, is not gathered; mesh axes may be explicit. A matrix whose smaller
+    side is at most `1.5 * block * products` is solved exactly, by the eigenvectors of its Gram
+    matrix.
 
     Args:
       matrix: `[..., m, n]` floats; leading axes are a batch. Half types compute in float32.
@@ -104,11 +108,17 @@ def _check(matrix: Any, rank: int, block: int, products: int | None) -> None:
 
 @functools.partial(jax.jit, static_argnames=("rank", "block", "products"))
 def _batched(matrix: Any, key: Any, rank: int, block: int, products: int) -> LowRank:
-    solve = functools.partial(_solve, rank=rank, key=key, block=block, products=products)
+    def solve(w: Any, key: Any) -> LowRank:
+        return _solve(w, rank=rank, key=key, block=block, products=products)
+
     for _ in matrix.shape[:-2]:
-        solve = jax.vmap(solve)
+        solve = jax.vmap(solve, (0, None))
+    *batch, rows, columns = explicit.spec(matrix)
+    short = P(*batch, None)
+    split = LowRank(P(*batch, rows, None), short, P(*batch, columns, None), short)
+    solve = explicit.automatic(solve, matrix, split)
     with jax.default_matmul_precision("float32"):
-        return solve(matrix)
+        return solve(matrix, key)
 
 
 def _solve(w: Any, *, rank: int, key: Any, block: int, products: int) -> LowRank:

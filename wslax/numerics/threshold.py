@@ -13,9 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 
 from wslax import random
 from wslax.errors import WeightSpaceError
+from wslax.numerics import explicit
 from wslax.typing import Array, Scalar
 
 # A pass against 15 pivots is hardly slower than against 7; 31 do not fit a CPU's registers.
@@ -112,7 +114,8 @@ def kth_largest(x: Array, k: Scalar) -> Array:
     """
     wide = _checked(x)
     k = jnp.asarray(k, jnp.int32)
-    word, _, _ = _kth_word(wide, jnp.maximum(k, 1))
+    find = explicit.automatic(_kth_word, wide, (P(), P(), P()))
+    word, _, _ = find(wide, jnp.maximum(k, 1))
     found = jax.lax.bitcast_convert_type(word, wide.dtype)
     return jnp.where(k < 1, jnp.array(jnp.inf, found.dtype), found).astype(x.dtype)
 
@@ -136,14 +139,18 @@ def top_k_mask(x: Array, k: Scalar) -> Array:
         Array([ True,  True, False, False], dtype=bool)
     """
     wide = jnp.atleast_1d(_checked(x))
-    k = jnp.asarray(k, jnp.int32)
+    choose = explicit.automatic(_mask, wide, P(*explicit.spec(wide)))
+    return choose(wide, jnp.asarray(k, jnp.int32)).reshape(x.shape)
+
+
+def _mask(wide: Any, k: Any) -> Any:
     kth, reach, above = _kth_word(wide, jnp.maximum(k, 1))
     end = jax.lax.cond(
         reach > k, lambda: _end_of_first(wide, kth, k - above), lambda: jnp.int32(wide.size)
     )
     words = _words(wide)
     chosen = (words > kth) | ((words == kth) & (_index(wide.shape) < end))
-    return (chosen & (k > 0)).reshape(x.shape)
+    return chosen & (k > 0)
 
 
 def _index(shape: tuple[int, ...]) -> Any:
