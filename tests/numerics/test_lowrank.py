@@ -25,14 +25,14 @@ def exact(w, rank):
     return s[:rank], (u[:, :rank] * s[:rank]) @ vt[:rank]
 
 
-SLOW = decaying(420, 500)
+SLOW = decaying(600, 620)
 # The iteration, and not the exact solver, on a matrix that is cheap to test.
 SMALL = functools.partial(principal, block=8, products=6)
 
 
 @pytest.mark.parametrize("transposed", [False, True])
 def test_a_slowly_decaying_spectrum(transposed):
-    """Where 420 > block * products, so that the iteration and not the exact solver answers."""
+    """Where 600 > 1.5 * block * products: the iteration and not the exact solver answers."""
     w = jnp.asarray(SLOW.T if transposed else SLOW, jnp.float32)
     found = jax.jit(lambda w: principal(w, 24))(w)
     s, best = exact(w, 24)
@@ -47,7 +47,7 @@ def test_a_sketch_of_the_same_cost_is_worse():
     """Keeping every block is what pays: the last block alone is a power iteration."""
     w = np.asarray(SLOW, np.float32)
     _, best = exact(w, 24)
-    sketch = np.random.default_rng(0).normal(size=(500, 32)).astype(np.float32)
+    sketch = np.random.default_rng(0).normal(size=(620, 32)).astype(np.float32)
     for _ in range(12):
         basis = np.linalg.qr(w @ sketch)[0]
         sketch = (basis.T @ w).T
@@ -77,7 +77,7 @@ def test_small_matrices_are_solved_exactly(shape, rank):
     assert float(found.residual.max()) < 1e-5
 
 
-@pytest.mark.parametrize(("shape", "solve"), [((30, 20), principal), ((70, 60), SMALL)])
+@pytest.mark.parametrize(("shape", "solve"), [((30, 20), principal), ((90, 80), SMALL)])
 def test_rank_deficient_and_zero_matrices(shape, solve):
     m, n = shape
     rng = np.random.default_rng(2)
@@ -93,7 +93,7 @@ def test_rank_deficient_and_zero_matrices(shape, solve):
 
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 def test_the_scale_of_the_matrix_does_not_matter(scale):
-    w = jnp.asarray(decaying(60, 70), jnp.float32)
+    w = jnp.asarray(decaying(80, 90), jnp.float32)
     small, plain = SMALL(w * np.float32(scale), 4), SMALL(w, 4)
     np.testing.assert_allclose(small.singular, plain.singular * np.float32(scale), rtol=1e-4)
     np.testing.assert_allclose(
@@ -102,9 +102,9 @@ def test_the_scale_of_the_matrix_does_not_matter(scale):
 
 
 def test_a_batch_is_each_alone():
-    batch = jnp.asarray(np.stack([decaying(70, 60, seed=i) for i in range(4)]), jnp.float32)
-    pairs = SMALL(batch.reshape(2, 2, 70, 60), 4)
-    assert pairs.left.shape == (2, 2, 70, 4)
+    batch = jnp.asarray(np.stack([decaying(90, 80, seed=i) for i in range(4)]), jnp.float32)
+    pairs = SMALL(batch.reshape(2, 2, 90, 80), 4)
+    assert pairs.left.shape == (2, 2, 90, 4)
     for i in range(4):
         alone = reconstruct(SMALL(batch[i], 4))
         np.testing.assert_allclose(reconstruct(pairs)[i // 2, i % 2], alone, atol=1e-4)
@@ -115,7 +115,7 @@ def test_a_batch_is_each_alone():
 def test_halves_compute_in_float32_and_doubles_in_float64():
     half = jnp.asarray(SLOW[:40, :30], jnp.bfloat16)
     assert principal(half, 2).left.dtype == jnp.float32
-    w = decaying(60, 70, power=2)
+    w = decaying(80, 90, power=2)
     with jax.enable_x64(True):
         for solve in (principal, SMALL):
             found = solve(jnp.asarray(w), 3)
@@ -125,7 +125,7 @@ def test_halves_compute_in_float32_and_doubles_in_float64():
 
 
 def test_a_key_decides_the_bits_and_hardly_the_result():
-    w = jnp.asarray(decaying(60, 70), jnp.float32)
+    w = jnp.asarray(decaying(80, 90), jnp.float32)
     one, same, other = (SMALL(w, 4, key=key) for key in (1, jax.random.key(1), 2))
     assert (one.left == same.left).all()
     assert (one.left != other.left).any()

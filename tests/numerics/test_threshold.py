@@ -111,3 +111,46 @@ def test_a_misleading_sample_is_noticed():
         band = streaming.begin(sample, values.size, 50_000)
         streaming.update(band, values)
         assert streaming.finish(band) in (None, 50_000.0)
+
+
+LARGE = {
+    **KINDS,
+    # What a strided sample would see is one column of it.
+    "periodic": lambda r, n: np.where(np.arange(n) % 4096 == 0, 7.0, r.random(n)),
+    "few in one place": lambda r, n: np.where(np.arange(n) < 50, 1 + r.random(n), 0),
+    "with NaN": lambda r, n: np.where(r.random(n) < 0.01, np.nan, np.abs(r.normal(size=n))),
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_a_large_array_whose_first_pivots_are_sampled(kind):
+    """Of odd length, so that the last row is a part of one; the sign does not matter."""
+    n = 8 * threshold._SAMPLE + 1001
+    rng = np.random.default_rng(2)
+    x = LARGE[kind](rng, n).astype(np.float32)
+    order = np.argsort(-np.where(np.isnan(x), np.inf, x), kind="stable")
+    for k in (1, 17, n // 20, n // 2, n - 3, n):
+        expected = np.zeros(n, bool)
+        expected[order[:k]] = True
+        assert (np.asarray(jit_mask(x * rng.choice([-1, 1], n), k)) == expected).all()
+        np.testing.assert_array_equal(jit_kth(x, k), x[order[k - 1]])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_large_arrays_of_half_types_and_of_several_axes(dtype):
+    x = jnp.asarray(np.random.default_rng(3).normal(size=(3, 300, 301)), dtype)
+    expected = np.zeros(x.size, bool)
+    wide = np.abs(np.asarray(x, np.float32)).reshape(-1)
+    expected[np.argsort(-wide, kind="stable")[:9999]] = True
+    assert (np.asarray(jit_mask(x, 9999)).reshape(-1) == expected).all()
+
+
+def test_there_is_no_second_copy_of_the_array():
+    shape = jax.ShapeDtypeStruct((1 << 20,), np.float32)
+    compiled = jit_mask.lower(shape, 5).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * shape.size / 4
+
+
+def test_more_than_an_index_can_count_is_refused():
+    with pytest.raises(WeightSpaceError, match="at most 2\\^31 - 1 numbers, got 2147483648"):
+        jax.eval_shape(threshold.kth_largest, jax.ShapeDtypeStruct((1 << 16, 1 << 15), "f4"), 1)

@@ -47,7 +47,6 @@ def splora(
         >>> float(abs(adapter.fuse(params, train, fixed)["w"] - 1).max()) < 1e-3
         True
     """
-
     if rank < 1:
         raise WeightSpaceError(f"expected rank >= 1, got {rank}")
 

@@ -1,61 +1,139 @@
 """The k-th largest without a sort, inside `jit`.
 
-The bits of non-negative floats order like the floats. So the k-th largest is found digit by digit,
-from the top: a digit is the largest one for which at least k values still reach the prefix. A pass
-over the data settles two bits by counting against three pivots at once. Exact, the same on every
-backend, and it vectorises.
+The bits of non-negative floats order like the floats. So the k-th largest is the largest word that
+at least k words reach, and a pass over the data that counts against several pivots at once leaves
+one of the intervals between them. In large arrays the first pivots come from a sorted sample, about
+the rank they should have, and settle half of the bits; the rest divide the interval evenly. The
+sample only saves passes: every count is of all the data. Exact, the same on every backend, and it
+vectorises.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 
+from wslax import random
 from wslax.errors import WeightSpaceError
+from wslax.numerics import explicit
 from wslax.typing import Array, Scalar
 
-_DIGIT = 2
+# A pass against 15 pivots is hardly slower than against 7; 31 do not fit a CPU's registers.
+_PIVOTS = 15
+_SAMPLE = 1 << 15
 _ROW = 4096
-_UNSIGNED = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}
+_WORDS = {2: jnp.int16, 4: jnp.int32, 8: jnp.int64}
 
 
-def _kth_bits(bits: Any, k: Any) -> Any:
-    """The largest b with at least k of the unsigned `bits` >= b; the maximal word where k < 1."""
-    word = bits.dtype.type
-    top = bits.dtype.itemsize * 8 - _DIGIT
-    digits = range(1, 1 << _DIGIT)
+def _magnitude(x: Any) -> Any:
+    """Words that order as |x|, from 0 up; NaN is above infinity."""
+    return jax.lax.bitcast_convert_type(jnp.abs(x), _WORDS[x.dtype.itemsize])
+
+
+def _value(x: Any) -> Any:
+    """Words that order as x: both zeros are one, NaN is the lowest."""
+    word = _magnitude(x)
+    lowest = jnp.array(np.iinfo(word.dtype).min, word.dtype)
+    return jnp.where(jnp.isnan(x), lowest, jnp.where(jnp.signbit(x), -word, word))
+
+
+def _counts(words: Any, pivots: Any, axes: tuple[int, ...]) -> tuple[Any, ...]:
+    """How many words are above each pivot, along `axes`."""
 
     def add(a: tuple[Any, ...], b: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(x + y for x, y in zip(a, b, strict=True))
 
-    def settle(i: Any, prefix: Any) -> Any:
-        shift = word(top) - word(_DIGIT) * i.astype(bits.dtype)
-        reached = tuple(
-            (bits >= (prefix | (word(digit) << shift))).astype(jnp.int32) for digit in digits
-        )
-        axes = tuple(range(bits.ndim))
-        counts = jax.lax.reduce(reached, (np.int32(0),) * len(digits), add, axes)
-        digit = sum((count >= k).astype(bits.dtype) for count in counts)
-        return prefix | (digit << shift)
-
-    return jax.lax.fori_loop(0, top // _DIGIT + 1, settle, word(0))
+    above = tuple((words > pivot).astype(jnp.int32) for pivot in pivots)
+    return jax.lax.reduce(above, (np.int32(0),) * len(above), add, axes)
 
 
-def _as_bits(x: Any) -> Any:
+def _kth_word(arrays: Sequence[Any], k: Any, order: Any) -> tuple[Any, Any, Any]:
+    """The largest w that at least k words reach, else the lowest; how many reach it, are above."""
+    size = sum(x.size for x in arrays)
+    word = _WORDS[arrays[0].dtype.itemsize]
+    ends = np.iinfo(word)
+    # Twice the range of a word lies between its ends, so the interval is kept in unsigned words.
+    unsigned = jnp.dtype(f"u{word.dtype}").type
+    half = unsigned(1 << (ends.bits - 1))
+
+    def across(words: Any) -> Any:
+        return jax.lax.bitcast_convert_type(words, unsigned) ^ half
+
+    def back(words: Any) -> Any:
+        return jax.lax.bitcast_convert_type(words ^ half, word)
+
+    def evenly(low: Any, high: Any) -> Any:
+        span = high - low
+        step = span // unsigned(_PIVOTS + 1) + unsigned(1)
+        steps = step * jnp.arange(1, _PIVOTS + 1, dtype=unsigned)
+        return low - unsigned(1) + jnp.minimum(steps, span)
+
+    def narrow(held: tuple[Any, ...]) -> tuple[Any, ...]:
+        # The barrier keeps XLA from making the words of all before the loop: that is a copy of x.
+        data, (pivots, low, high, reach, above) = jax.lax.optimization_barrier((arrays, held))
+        each = [_counts(order(x), tuple(back(pivots)), tuple(range(x.ndim))) for x in data]
+        counts = sum(jnp.stack(found) for found in each)
+        enough = counts >= k
+        low = jnp.max(jnp.where(enough, pivots + unsigned(1), low), initial=low)
+        reach = jnp.min(jnp.where(enough, counts, reach), initial=reach)
+        high = jnp.min(jnp.where(enough, high, pivots), initial=high)
+        above = jnp.max(jnp.where(enough, above, counts), initial=above)
+        return evenly(low, high), low, high, reach, above
+
+    low = across(word(0 if order is _magnitude else ends.min))
+    high = across(word(ends.max))
+    from_sample = size > 8 * _SAMPLE
+    pivots = across(_from_sample(arrays, k, order)) if from_sample else evenly(low, high)
+    held = (pivots, low, high, jnp.int32(size), jnp.int32(0))
+    _, low, _, reach, above = jax.lax.while_loop(lambda held: held[1] < held[2], narrow, held)
+    return back(low), reach, above
+
+
+def _from_sample(arrays: Sequence[Any], k: Any, order: Any) -> Any:
+    """Words about the k-th of all: of a sample's order statistics, up to 4 deviations away."""
+    size = sum(x.size for x in arrays)
+    parts = []
+    for i, x in enumerate(arrays):
+        drawn = random.bits(0, "threshold", max(1, _SAMPLE * x.size // size), member=i, xp=jnp)
+        parts.append(order(_take(x, (drawn % np.uint32(x.size)).astype(jnp.int32))))
+    sample = jnp.sort(jnp.concatenate(parts) if len(parts) > 1 else parts[0])
+    share = 1 - k.astype(jnp.float32) / size
+    deviation = jnp.sqrt(sample.size * share * (1 - share)) + 1
+    spread = jnp.linspace(-2, 2, _PIVOTS, dtype=jnp.float32)
+    ranks = sample.size * share + deviation * spread * jnp.abs(spread)
+    return sample[jnp.clip(ranks.astype(jnp.int32), 0, sample.size - 1)]
+
+
+def _take(x: Any, places: Any) -> Any:
+    """Elements by row-major place. A reshape would gather an x that is spread over devices."""
+    return x[jnp.unravel_index(places, x.shape)] if x.ndim > 1 else x[places]
+
+
+def _check_size(size: int) -> None:
+    if size > np.iinfo(np.int32).max:
+        raise WeightSpaceError(f"expected at most 2^31 - 1 numbers, got {size}; split the array")
+
+
+def _checked(x: Any) -> Any:
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise WeightSpaceError(f"expected non-negative floats, got {x.dtype}")
-    if x.dtype.itemsize not in _UNSIGNED:
-        x = x.astype(jnp.float32)
-    return jax.lax.bitcast_convert_type(jnp.abs(x), _UNSIGNED[x.dtype.itemsize])
+    _check_size(x.size)
+    return jnp.asarray(x, x.dtype if x.dtype.itemsize in _WORDS else jnp.float32)
+
+
+def _of_one(x: Any, k: Any) -> tuple[Any, Any, Any]:
+    return _kth_word([x], k, _magnitude)
 
 
 def kth_largest(x: Array, k: Scalar) -> Array:
     """The k-th largest of |x|, exactly.
 
     Args:
-      x: floats of any shape and dtype; NaN counts as larger than infinity.
+      x: floats of any shape, at most 2^31 - 1; NaN counts as larger than infinity.
       k: rank from 1 (the largest) to `x.size`; may be traced. Below 1 the result is infinity, above
         the size 0.
 
@@ -63,66 +141,42 @@ def kth_largest(x: Array, k: Scalar) -> Array:
       A scalar of the dtype of `x`.
 
     Raises:
-      WeightSpaceError: if `x` does not hold floats.
+      WeightSpaceError: if `x` does not hold floats, or too many.
 
     Example:
         >>> import jax.numpy as jnp
         >>> float(kth_largest(jnp.array([3.0, 0.5, 2.0, 2.0]), 2))
         2.0
     """
-    bits = _as_bits(x)
+    wide = _checked(x)
     k = jnp.asarray(k, jnp.int32)
-    found = jax.lax.bitcast_convert_type(_kth_bits(bits, jnp.maximum(k, 1)), _float_of(x))
+    find = explicit.automatic(_of_one, wide, (P(), P(), P()))
+    word, _, _ = find(wide, jnp.maximum(k, 1))
+    found = jax.lax.bitcast_convert_type(word, wide.dtype)
     return jnp.where(k < 1, jnp.array(jnp.inf, found.dtype), found).astype(x.dtype)
-
-
-def _float_of(x: Any) -> Any:
-    return x.dtype if x.dtype.itemsize in _UNSIGNED else jnp.float32
 
 
 def top_k_mask(x: Array, k: Scalar) -> Array:
     """The mask of the k largest of |x|: exactly k, of equal ones the lowest index first.
 
     Args:
-      x: floats of any shape; NaN counts as largest.
+      x: floats of any shape, at most 2^31 - 1; NaN counts as largest.
       k: how many, from 0 to `x.size`; may be traced.
 
     Returns:
       Bools of the shape of `x`.
 
     Raises:
-      WeightSpaceError: if `x` does not hold floats.
+      WeightSpaceError: if `x` does not hold floats, or too many.
 
     Example:
         >>> import jax.numpy as jnp
         >>> top_k_mask(jnp.array([1.0, 3.0, 1.0, 1.0]), 2)
         Array([ True,  True, False, False], dtype=bool)
     """
-    k = jnp.asarray(k, jnp.int32)
-    bits = _as_bits(x).reshape(-1)
-    kth = _kth_bits(bits, jnp.maximum(k, 1))
-    above, equal = bits > kth, bits == kth
-    end = _end_of_first(equal, k - jnp.sum(above, dtype=jnp.int32))
-    chosen = above | (equal & (jnp.arange(bits.size, dtype=jnp.int32) < end))
-    return (chosen & (k > 0)).reshape(x.shape)
-
-
-def _end_of_first(flags: Any, count: Any) -> Any:
-    """The place behind the `count`-th true flag: found by rows, then within one row."""
-    size = min(_ROW, flags.size)
-    rows = jnp.pad(flags, (0, -flags.size % size)).reshape(-1, size)
-    reached = jnp.cumsum(jnp.sum(rows, axis=1, dtype=jnp.int32))
-    row = jnp.searchsorted(reached, count)
-    before = jnp.where(row > 0, reached[row - 1], 0)
-    within = jnp.searchsorted(jnp.cumsum(rows[row], dtype=jnp.int32), count - before)
-    return row * size + within + 1
-
-
-def _ordered(x: Any) -> Any:
-    """Words that order as floats with their signs do: both zeros alike, NaN the lowest."""
-    bits = _as_bits(x)
-    half = bits.dtype.type(1 << (bits.dtype.itemsize * 8 - 1))
-    return jnp.where(jnp.isnan(x), 0, jnp.where(jnp.signbit(x), half - bits, half | bits))
+    wide = jnp.atleast_1d(_checked(x))
+    choose = explicit.automatic(_mask, wide, P(*explicit.spec(wide)))
+    return choose(wide, jnp.asarray(k, jnp.int32)).reshape(x.shape)
 
 
 def largest(arrays: Sequence[Array], k: Scalar) -> list[Array]:
@@ -138,24 +192,66 @@ def largest(arrays: Sequence[Array], k: Scalar) -> list[Array]:
       Bools of the shape of each array.
 
     Raises:
-      WeightSpaceError: if an array does not hold floats.
+      WeightSpaceError: if an array does not hold floats, or there are too many numbers.
 
     Example:
         >>> import jax.numpy as jnp
         >>> largest([jnp.array([1.0, -3.0]), jnp.array([[1.0, 2.0]])], 2)
         [Array([ True, False], dtype=bool), Array([[False,  True]], dtype=bool)]
     """
-    k = jnp.asarray(k, jnp.int32)
     dtype = jnp.result_type(*arrays)
-    words = [_ordered(x.astype(dtype)).reshape(-1) for x in arrays]
-    kth = _kth_bits(jnp.concatenate(words) if len(words) > 1 else words[0], jnp.maximum(k, 1))
-    room = k - sum(jnp.sum(w > kth, dtype=jnp.int32) for w in words)
-    masks = []
-    for x, w in zip(arrays, words, strict=True):
-        equal = w == kth
-        found = jnp.sum(equal, dtype=jnp.int32)
-        end = _end_of_first(equal, jnp.minimum(room, found))
-        first = (room > 0) & (jnp.arange(w.size, dtype=jnp.int32) < end)
-        masks.append((((w > kth) | (equal & first)) & (k > 0)).reshape(x.shape))
-        room = room - found
+    wide = [jnp.atleast_1d(_checked(x.astype(dtype))) for x in arrays]
+    _check_size(sum(x.size for x in wide))
+    specs = [P(*explicit.spec(x)) for x in wide]
+    choose = explicit.automatic(functools.partial(_masks, order=_value), wide[0], specs)
+    found = choose(wide, jnp.asarray(k, jnp.int32))
+    return [mask.reshape(x.shape) for mask, x in zip(found, arrays, strict=True)]
+
+
+def _mask(x: Any, k: Any) -> Any:
+    return _masks([x], k, _magnitude)[0]
+
+
+def _masks(arrays: Sequence[Any], k: Any, order: Any) -> list[Any]:
+    kth, reach, above = _kth_word(arrays, jnp.maximum(k, 1), order)
+    room, masks = k - above, []
+    for x in arrays:
+        words = order(x)
+        equal = reach - above
+        if len(arrays) > 1:
+            equal = jnp.sum(words == kth, dtype=jnp.int32)
+        end = jax.lax.cond(
+            equal > room,
+            lambda x=x, room=room: _end_of_first(x, kth, room, order),
+            lambda x=x: jnp.int32(x.size),
+        )
+        first = (_index(x.shape) < end) & (room > 0)
+        masks.append(((words > kth) | ((words == kth) & first)) & (k > 0))
+        room = jnp.maximum(room - equal, 0)
     return masks
+
+
+def _index(shape: tuple[int, ...]) -> Any:
+    """The place of each element in row-major order."""
+    index = jnp.zeros(shape, jnp.int32)
+    for axis, step in enumerate(np.cumprod((1, *shape[:0:-1]))[::-1]):
+        index += jax.lax.broadcasted_iota(jnp.int32, shape, axis) * np.int32(step)
+    return index
+
+
+def _end_of_first(x: Any, kth: Any, count: Any, order: Any) -> Any:
+    """The place behind the `count`-th of the words `kth`: found by rows, then within one row."""
+    rows, length = x, x.shape[-1]
+    if x.ndim == 1:
+        length = min(_ROW, x.size)
+        rows = x[: x.size // length * length].reshape(-1, length)
+    reach, above = _counts(order(rows), (kth - 1, kth), (rows.ndim - 1,))
+    reached = jnp.cumsum((reach - above).reshape(-1))
+    row = jnp.searchsorted(reached, count).astype(jnp.int32)
+    before = jnp.where(row > 0, reached[row - 1], 0)
+    # The last row may be a part of one, and is cut from the end.
+    start = jnp.minimum(row * length, x.size - length)
+    place = start + jnp.arange(length, dtype=jnp.int32)
+    equal = (order(_take(x, place)) == kth) & (place >= row * length)
+    within = jnp.searchsorted(jnp.cumsum(equal, dtype=jnp.int32), count - before)
+    return start + within.astype(jnp.int32) + 1

@@ -30,12 +30,12 @@ from wslax.typing import Mask, Params, Where
 @functools.partial(jax.jit, static_argnames=("axes", "count"))
 def _along(scores: Any, axes: tuple[int, ...], count: int) -> Any:
     """The mask of `count` entries along some axes, for each index of the others."""
-    others = tuple(i for i in range(scores.ndim) if i not in axes)
-    order = (*others, *axes)
-    sets = scores.transpose(order)
-    rows = sets.reshape(-1, math.prod(scores.shape[i] for i in axes))
-    found = jax.vmap(lambda row: largest([row], count)[0])(rows)
-    return found.reshape(sets.shape).transpose(np.argsort(order))
+    # By vmap and not by a reshape, which would gather scores that are spread over devices.
+    choose = lambda part: largest([part], count)[0]
+    others = [i for i in range(scores.ndim) if i not in axes]
+    for mapped, axis in reversed([*enumerate(others)]):
+        choose = jax.vmap(choose, axis - mapped, axis - mapped)
+    return choose(scores)
 
 
 def of_matrices(scores: Any, count: int) -> Any:
