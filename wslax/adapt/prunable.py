@@ -34,8 +34,8 @@ def splora(
       The adapter.
 
     Raises:
-      WeightSpaceError: if the rank is below 1; from `init`, if a leaf is no matrix; from `apply` and
-        `fuse`, if parts do not fit the model's leaves.
+      WeightSpaceError: if the rank is below 1; from `init`, if a leaf is no matrix; from `apply`
+        and `fuse`, if parts do not fit the model's leaves.
 
     References:
       Hedegaard et al. 2022, "Structured Pruning Adapters", arXiv:2211.10155, section 4.
@@ -47,7 +47,6 @@ def splora(
         >>> float(abs(adapter.fuse(params, train, fixed)["w"] - 1).max()) < 1e-3
         True
     """
-
     if rank < 1:
         raise WeightSpaceError(f"expected rank >= 1, got {rank}")
 
