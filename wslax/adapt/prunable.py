@@ -34,8 +34,8 @@ def splora(
       The adapter.
 
     Raises:
-      WeightSpaceError: if the rank is below 1; from `init`, if a leaf is no matrix; from `apply` and
-        `fuse`, if parts do not fit the model's leaves.
+      WeightSpaceError: if the rank is below 1; from `init`, if a leaf is no matrix; from `apply`
+        and `fuse`, if parts do not fit the model's leaves.
 
     References:
       Hedegaard et al. 2022, "Structured Pruning Adapters", arXiv:2211.10155, section 4.
