@@ -2,7 +2,10 @@
 
 from wslax._lazy import attach
 
-_MODULES = ["bandit", "bilevel", "binary", "ensemble", "maml", "reweight", "weights"]
+_MODULES = [
+    "bandit", "bilevel", "binary", "ensemble", "ewc", "forgetting", "key_value", "maml", "reweight",
+    "weights",
+]  # fmt: skip
 
 __getattr__, __all__ = attach(__name__, {name: f"{__name__}.{name}" for name in _MODULES})
 

@@ -68,12 +68,12 @@ if TYPE_CHECKING:
     from wslax.merge.soups import lm_cocktail as lm_cocktail
     from wslax.merge.soups import warp_slerp as warp_slerp
     from wslax.merge.statistics import fisher as fisher
-    from wslax.merge.statistics import fisher_information as fisher_information
     from wslax.merge.statistics import regmean as regmean
     from wslax.merge.subspace import iso_c as iso_c
     from wslax.merge.subspace import iso_cts as iso_cts
     from wslax.merge.subspace import knots as knots
     from wslax.merge.subspace import tsv_m as tsv_m
+    from wslax.numerics.fisher import fisher_information as fisher_information
 
 _FUNCTIONS = {
     "averages": ("linear", "passthrough"),
@@ -87,7 +87,7 @@ _FUNCTIONS = {
 _MASKS = ("Emr", "consensus", "emr", "emr_member", "magmax", "tall_masks")
 _SOUPS = ("Soup", "greedy_soup", "learned_soup", "liti", "lm_cocktail", "warp_slerp")
 _AVERAGING = ("AverageState", "LawaState", "averaged", "ema", "lawa", "swa")
-_STATISTICS = ("fisher", "fisher_information", "regmean")
+_STATISTICS = ("fisher", "regmean")
 _CONTRACT = ("Across", "Each", "Gram", "Kth", "Leaf", "Member", "Method", "Param", "Total")
 
 __getattr__, __all__ = attach(
@@ -105,6 +105,7 @@ __getattr__, __all__ = attach(
     | {name: "wslax.merge.comparison" for name in ("Report", "report")}
     | {
         "Learned": "wslax.merge.coefficients",
+        "fisher_information": "wslax.numerics.fisher",
         "METHODS": "wslax.merge.registry",
         "regmean_plus_plus": "wslax.merge.propagated",
         "pcb": "wslax.merge.competition",
