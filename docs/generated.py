@@ -180,7 +180,90 @@ def travelled() -> str:
     )
 
 
+def _block() -> dict:
+    """One block of a language model with 7B parameters, as shapes."""
+    import jax
+
+    def shape(*sides: int):
+        return jax.ShapeDtypeStruct(sides, "float32")
+
+    attention = {f"{name}/kernel": shape(4096, 4096) for name in ("query", "key", "value", "out")}
+    mlp = {f"{name}/kernel": shape(4096, 11008) for name in ("gate", "up")}
+    norms = {f"norm_{i}/scale": shape(4096) for i in (0, 1)}
+    biases = {f"{name}/bias": shape(4096) for name in ("query", "key", "value")}
+    return attention | mlp | {"down/kernel": shape(11008, 4096)} | norms | biases
+
+
+def _ways() -> list[tuple[str, str, object]]:
+    """Ways to train, each with its name in the experiment on fine-tuning, and what it is."""
+    import optax
+
+    from wslax import adapt, select
+
+    adam, block = optax.adamw(1e-4), _block()
+    chosen = dict(density=0.05, where="*/kernel")
+    return [
+        ("all weights, `optax.adamw`", "full", adam),
+        ("`select.lift(rank=32, density=0.05)`", "LIFT", select.lift(adam, 32, **chosen)),
+        ("`select.lift(rank=32, lora_rank=32)`", "LIFT",
+         select.lift(adam, 32, lora_rank=32, where="*/kernel")),
+        ("`select.sparse(scores.saliency, density=0.05)`", "saliency",
+         select.sparse(adam, select.scores.saliency, **chosen)),
+        ("`adapt.lora(8)`", "LoRA", adapt.lora(8)),
+        ("`adapt.lora(32)`", "LoRA", adapt.lora(32)),
+        ("`adapt.dora(32)`", "", adapt.dora(32)),
+        ("`adapt.pissa(32)`", "", adapt.pissa(32)),
+        ("`adapt.vera(256)`", "", adapt.vera(256)),
+        ("`adapt.ia3()`", "", adapt.ia3()),
+        ("`adapt.loha(8)`", "", adapt.loha(8)),
+        ("`adapt.lokr(8)`", "", adapt.lokr(8)),
+        ("`adapt.oft(32)`", "", adapt.oft(32)),
+        ("`adapt.boft(4, factors=2)`", "", adapt.boft(4, factors=2)),
+        ("`adapt.bone(64)`", "", adapt.bone(64)),
+        ("`adapt.miss(64)`", "", adapt.miss(64)),
+        ("`adapt.splora(16)`", "", adapt.splora(16)),
+        ("`adapt.whole(adapt.norms(params))`", "", adapt.whole(where=adapt.norms(block))),
+        ("`adapt.whole(adapt.biases(params))`", "", adapt.whole(where=adapt.biases(block))),
+    ]  # fmt: skip
+
+
+def choosing() -> str:
+    """Ways to train a model by what they train, and what was measured of them."""
+    import jax
+    import optax
+
+    from benchmarks.papers.runner import latest, shown
+    from wslax import tree
+    from wslax.adapter import Adapter
+
+    adam, block = optax.adamw(1e-4), _block()
+    whole = tree.nbytes(jax.eval_shape(adam.init, block))
+    tables = latest().get("lift", {"tables": {}})["tables"]
+    cases = [title for title in tables if title.endswith(": accuracies")]
+    rows = []
+    for call, name, way in _ways():
+        if isinstance(way, Adapter):
+            train, _ = jax.eval_shape(way.init, jax.random.key(0), block)
+            count, state = tree.size(train), jax.eval_shape(adam.init, train)
+        else:
+            state = jax.eval_shape(way.init, block)
+            moments = optax.tree_utils.tree_get(state, "mu")
+            count = tree.size(moments)
+        cells = []
+        for title in cases:
+            found = next((row for row in tables[title] if row["way"] == name), {})
+            cells += [shown(found[key]) if key in found else "" for key in ("target", KEPT)]
+        share = f"{count / tree.size(block):.3%}"
+        rows.append((count, (call, share, f"{tree.nbytes(state) / whole:.3%}", *cells)))
+    names = [title.removesuffix(": accuracies") for title in cases]
+    measured = (f"{name}: {what}" for name in names for what in ("learned", "kept at equal gain"))
+    head = ("way", "trains", "optimizer's state", *measured)
+    return _table(head, [cells for _, cells in sorted(rows, key=lambda row: -row[0])])
+
+
+KEPT = "source at equal gain"
 PARTS = {
+    "choosing.md": (choosing,),
     "growing.md": (kept,),
     "methods.md": (markdown, measured, functions),
     "scaling.md": (travelled,),
