@@ -129,7 +129,7 @@ def _selecting(
         _check_inner(who, state, compact)
         rows = zip(choices, jax.tree.leaves(params), strict=True)
         shapes = tuple(() if choice is None else leaf.shape for choice, leaf in rows)
-        axes = tuple(choice and choice.axes for choice in choices)
+        axes = tuple(None if choice is None else choice.axes for choice in choices)
         by = Selection(budget, hashable(where), shapes, axes)
         return SparseState(jnp.zeros((), jnp.int32), indices, state, by)
 

@@ -122,7 +122,7 @@ class SparseState(NamedTuple):
         selection = dataclasses.replace(
             by,
             shapes=tuple(() if choice is None else shape for choice, shape in rows),
-            axes=tuple(choice and choice.axes for choice in found),
+            axes=tuple(None if choice is None else choice.axes for choice in found),
         )
         return SparseState(self.count, structure.unflatten(indices), inner, selection)
 
