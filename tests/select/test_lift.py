@@ -10,6 +10,11 @@ import wslax as ws
 from wslax.select import lift, principal_mask
 
 RANK, DENSITY, EVERY = 2, 0.1, 3
+SITES = [
+    (name, axis + offset, role)
+    for name, offset in (("a/kernel", 0), ("stack", 1))
+    for axis, role in enumerate(("consumed", "produced"))
+]
 
 
 def tree(seed=0, dtype="float32"):
@@ -19,6 +24,9 @@ def tree(seed=0, dtype="float32"):
         return jnp.asarray(rng.normal(size=shape), dtype)
 
     return {"a": {"kernel": leaf(10, 8), "bias": leaf(8)}, "stack": leaf(2, 6, 5)}
+
+
+GROUPS = ws.symmetry.Groups.from_sites(tree(), [[site] for site in SITES])
 
 
 def gradient(params, i):
@@ -34,7 +42,7 @@ def masked_adam(params, steps, b1=0.9, b2=0.95, eps=1e-6, rate=0.1, decay=0.0):
     for i in range(steps):
         if i % EVERY == 0:
             now = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), x)
-            mask = jax.device_get(principal_mask(now, rank=RANK, density=DENSITY))
+            mask = jax.device_get(principal_mask(now, rank=RANK, density=DENSITY, groups=GROUPS))
             m, v = (jax.tree.map(np.multiply, moment, mask) for moment in (m, v))
             selections.append(mask)
         now = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), x)
@@ -55,7 +63,8 @@ def optimizer(decay=0.0, **change):
     inner = optax.chain(
         optax.scale_by_adam(b1=0.9, b2=0.95, eps=1e-6), optax.add_decayed_weights(decay)
     )
-    chosen = lift(inner, **{"rank": RANK, "density": DENSITY, "refresh_every": EVERY, **change})
+    options = {"rank": RANK, "density": DENSITY, "refresh_every": EVERY, "groups": GROUPS, **change}
+    chosen = lift(inner, **options)
     return optax.chain(chosen, optax.scale_by_learning_rate(0.1))
 
 
@@ -88,7 +97,7 @@ def test_the_trajectory_is_that_of_masked_adam(decay):
 def test_only_selected_weights_move():
     params = tree()
     got, state = train(optimizer(), params, 2)
-    mask = principal_mask(params, rank=RANK, density=DENSITY)
+    mask = principal_mask(params, rank=RANK, density=DENSITY, groups=GROUPS)
     for new, old, chosen in zip(*map(jax.tree.leaves, (got, params, mask)), strict=True):
         np.testing.assert_array_equal(new != old, chosen)
     assert state[0].indices["a"]["kernel"].shape == (8,)
@@ -98,7 +107,7 @@ def test_only_selected_weights_move():
 
 def test_everything_selected_is_the_inner_transformation():
     params = {"w": tree()["a"]["kernel"]}
-    got, _ = train(optimizer(density=1.0), params, 5)
+    got, _ = train(optimizer(density=1.0, groups=None), params, 5)
     plain = optax.chain(
         optax.scale_by_adam(b1=0.9, b2=0.95, eps=1e-6), optax.add_decayed_weights(0.0),
         optax.scale_by_learning_rate(0.1),
@@ -155,7 +164,7 @@ def test_members_are_as_if_alone_and_selection_stays_a_branch():
 
 
 def test_selection_stays_a_branch_for_populations_of_populations():
-    chosen, params = optimizer(), {"w": tree()["a"]["kernel"]}
+    chosen, params = optimizer(groups=None), {"w": tree()["a"]["kernel"]}
     members = jax.tree.map(lambda x: jnp.stack([jnp.stack([x, -x])] * 2), params)
     states = jax.vmap(jax.vmap(chosen.init))(members)
     update = jax.jit(jax.vmap(jax.vmap(chosen.update)))
@@ -222,7 +231,7 @@ def test_states_that_cannot_follow_are_refused(kind):
     with pytest.raises(
         ws.WeightSpaceError, match="neither a scalar nor a vector over the selected"
     ):
-        lift(REFUSED[kind], rank=1, density=0.5, refresh_every=1).init(tree())
+        lift(REFUSED[kind], rank=1, density=0.5).init(tree()["a"])
 
 
 @pytest.mark.parametrize(
@@ -230,7 +239,7 @@ def test_states_that_cannot_follow_are_refused(kind):
 )
 def test_other_inners_follow(inner):
     params = tree()
-    got, _ = train(lift(inner, rank=2, density=0.1, refresh_every=2), params, 5)
+    got, _ = train(lift(inner, rank=2, density=0.1, refresh_every=2, groups=GROUPS), params, 5)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(got))
     assert (got["stack"] != params["stack"]).any()
 
@@ -241,8 +250,8 @@ def test_bad_input_is_named():
         with pytest.raises(ws.WeightSpaceError, match="lift: refresh_every: expected"):
             lift(adam, rank=1, density=0.5, refresh_every=every)
     with pytest.raises(ws.WeightSpaceError, match="density: expected above 0"):
-        lift(adam, rank=1, density=0.0, refresh_every=1).init(params)
-    chosen = lift(adam, rank=1, density=0.5, refresh_every=1)
+        lift(adam, rank=1, density=0.0).init(params)
+    chosen = lift(adam, rank=1, density=0.5, groups=GROUPS)
     state = chosen.init(params)
     with pytest.raises(ws.WeightSpaceError, match="update needs the parameters"):
         chosen.update(params, state)
@@ -252,16 +261,16 @@ def test_bad_input_is_named():
         ws.WeightSpaceError, match=r"stack: the update is float32\[6,5\], the param"
     ):
         chosen.update({**params, "stack": params["stack"][0]}, state, params)
-    denser = lift(adam, rank=1, density=0.8, refresh_every=1)
+    denser = lift(adam, rank=1, density=0.8, groups=GROUPS)
     with pytest.raises(ws.WeightSpaceError, match="a/kernel: the state is of 40 selected weights"):
         denser.update(params, state, params)
-    fewer = lift(adam, rank=1, density=0.5, refresh_every=1, where="stack")
+    fewer = lift(adam, rank=1, density=0.5, groups=GROUPS, where="stack")
     with pytest.raises(ws.WeightSpaceError, match="has extra 'a/kernel'"):
         fewer.update(params, state, params)
 
 
 def test_refreshes_may_be_rarer_than_an_int32_counts():
     params = tree()
-    chosen = lift(optax.scale_by_adam(), rank=1, density=0.5, refresh_every=10**12)
+    chosen = lift(optax.scale_by_adam(), rank=1, density=0.5, refresh_every=10**12, groups=GROUPS)
     updates, _ = jax.eval_shape(chosen.update, params, chosen.init(params), params)
     ws.tree.check_like(updates, params)

@@ -88,10 +88,14 @@ def test_the_model_in_one_ranking():
 
 
 def test_loras_budget_is_that_of_its_factors():
-    got = masks.top({"w": draw(3, 9, 8), "small": draw(2, 2)}, lora_rank=2)
+    scores = {"w": draw(3, 9, 8), "small": draw(2, 2)}
+    sites = [("w", 1, "consumed"), ("w", 2, "produced"), ("small", 0, "consumed")]
+    sites = [[site] for site in (*sites, ("small", 1, "produced"))]
+    budget = {"lora_rank": 2, "groups": ws.symmetry.Groups.from_sites(scores, sites)}
+    got = masks.top(scores, **budget)
     assert got["w"].sum((1, 2)).tolist() == [34] * 3  # (9 + 8) * 2 a matrix
     assert got["small"].all()
-    joint = masks.top({"w": draw(3, 9, 8), "small": draw(2, 2)}, lora_rank=2, scope="model")
+    joint = masks.top(scores, **budget, scope="model")
     assert sum(int(m.sum()) for m in jax.tree.leaves(joint)) == 3 * 34 + 4
 
 
@@ -148,7 +152,8 @@ BAD = [
     ({"density": 0.5, "scope": ["b"]}, "a: scope has no glob for it"),
     ({"density": 0.5, "where": "n"}, "n: expected floats to select from, got int64"),
     ({"lora_rank": 1, "where": "bias"}, r"bias: lora_rank is a budget of matrices"),
-    ({"lora_rank": 0}, "a: lora_rank: expected at least 1, got 0"),
+    ({"lora_rank": 1}, r"b: which axes of float32\[3,4,5\] make a matrix is open; give groups="),
+    ({"lora_rank": 0, "where": "a"}, "a: lora_rank: expected at least 1, got 0"),
 ]
 
 

@@ -76,8 +76,17 @@ TREE = {
 }
 
 
+GROUPS = ws.symmetry.Groups.from_sites(
+    TREE,
+    [
+        [("embed/table", 0, "consumed")], [("embed/table", 1, "produced")],
+        [("layers/kernel", 1, "consumed")], [("layers/kernel", 2, "produced")],
+    ],
+)  # fmt: skip
+
+
 def test_leading_axes_are_matrices_of_their_own():
-    mask = principal_mask(TREE, rank=2, density=0.1)["layers"]["kernel"]
+    mask = principal_mask(TREE, rank=2, density=0.1, groups=GROUPS)["layers"]["kernel"]
     assert (mask.sum((1, 2)) == 8).all()
     for i in range(3):
         alone = principal_mask({"w": TREE["layers"]["kernel"][i]}, rank=2, density=0.1)["w"]
@@ -90,7 +99,7 @@ def test_where_and_by_leaf():
         for name, m in ws.tree.named_leaves(
             principal_mask(
                 TREE, where=["embed/*", "*/kernel"], rank=ws.by_leaf({"embed/*": 1, "*": 3}),
-                density=ws.by_leaf({"embed/*": 0.5, "*": 0.1}),
+                density=ws.by_leaf({"embed/*": 0.5, "*": 0.1}), groups=GROUPS,
             )
         ).items()
     }  # fmt: skip
@@ -128,7 +137,7 @@ BAD = [
     ({"density": 1.1}, "w: density"),
     ({"density": float("nan")}, "w: density: expected a number, got nan"),
     ({"density": [0.1, 0.2]}, "w: density: expected a number"),
-    ({"where": "b"}, r"b: expected a matrix of floats \[..., m, n\], got float32\[5\]"),
+    ({"where": "b"}, r"b: expected a matrix of floats \[m, n\], got float32\[5\]"),
     ({"where": "x"}, "where='x' picks no leaf"),
     ({"density": ws.by_leaf({"b": 0.5})}, "w: density has no rule for it"),
 ]

@@ -9,7 +9,22 @@ import numpy as np
 from wslax import tree
 from wslax.errors import WeightSpaceError
 from wslax.globs import hashable
+from wslax.select.matrices import of_leaves, ranked
+from wslax.symmetry.matrices import MatrixAxes
+from wslax.symmetry.types import Groups
 from wslax.typing import Params, Where
+
+
+class Choice(NamedTuple):
+    """What is selected of a leaf; static.
+
+    Attributes:
+      count: how many weights of each matrix.
+      axes: of a matrix, counted from the end; the others are a batch.
+    """
+
+    count: int
+    axes: MatrixAxes
 
 
 class Budget(NamedTuple):
@@ -129,16 +144,6 @@ def picked(params: Params, where: Where) -> list[bool]:
     return found
 
 
-def matrix_shape(leaf: Any) -> tuple[int, ...]:
-    """The axes ranked together where nothing else is said: those of one matrix.
-
-    Example:
-        >>> matrix_shape(np.zeros((3, 4, 5)))
-        (4, 5)
-    """
-    return tuple(leaf.shape[-2:])
-
-
 def count_of(name: str, shape: tuple[int, ...], budget: Budget) -> int:
     """How many of the weights of one array of a shape are selected.
 
@@ -173,27 +178,38 @@ def by_leaf(budget: Budget, names: tuple[str, ...]) -> list[Budget]:
     return [Budget(*row) for row in zip(*columns, strict=True)]
 
 
-def chosen(params: Params, budget: Budget, where: Where) -> list[int | None]:
-    """For each leaf how many weights of each of its matrices are selected, None where none are.
+def chosen(
+    params: Params, budget: Budget, where: Where, groups: Groups | None = None
+) -> list[Choice | None]:
+    """What is selected of each leaf, None where nothing is.
 
     Args:
-      params: arrays or `jax.ShapeDtypeStruct`s. A leaf `[..., m, n]` is one matrix for each index
-        of its leading axes; a vector is ranked whole.
-      budget: how many.
-      where: globs of the leaves; by default all that are matrices of floats.
+      params: arrays or `jax.ShapeDtypeStruct`s.
+      budget: how many weights of each matrix.
+      where: as in `matrices.of_leaves`.
+      groups: as in `matrices.of_leaves`.
 
     Raises:
       WeightSpaceError: for a budget that does not fit, or if nothing can be selected from.
 
     Example:
-        >>> chosen({"b": np.zeros(3), "w": np.zeros((4, 5))}, Budget(density=0.25), None)
-        [None, 5]
+        >>> chosen({"b": np.zeros(3), "w": np.zeros((4, 5))}, Budget(density=0.25), None)[1].count
+        5
+    """
+    return choices(params, budget, of_leaves(params, where, groups))
+
+
+def choices(params: Params, budget: Budget, axes: list[MatrixAxes | None]) -> list[Choice | None]:
+    """`chosen` of leaves whose axes are known.
+
+    Example:
+        >>> axes = [MatrixAxes((), (-1,)), None]
+        >>> choices({"b": np.zeros(3), "w": np.zeros((4, 5))}, Budget(count=2), axes)[0].count
+        2
     """
     named = tree.named_leaves(params)
-    rows = zip(
-        named.items(), picked(params, where), by_leaf(checked(budget), tuple(named)), strict=True
-    )
+    rows = zip(named.items(), axes, by_leaf(checked(budget), tuple(named)), strict=True)
     return [
-        count_of(name, matrix_shape(leaf), mine) if take else None
-        for (name, leaf), take, mine in rows
+        None if axes is None else Choice(count_of(name, ranked(leaf, axes), mine), axes)
+        for (name, leaf), axes, mine in rows
     ]

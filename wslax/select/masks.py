@@ -15,15 +15,18 @@ from wslax.globs import matches, pick
 from wslax.numerics.threshold import largest
 from wslax.select.budget import (
     Budget,
+    Choice,
     at_least_one,
     by_leaf,
     checked,
     count_of,
-    matrix_shape,
     picked,
     share,
     static_number,
 )
+from wslax.select.matrices import of_leaves, ranked
+from wslax.symmetry.matrices import MatrixAxes
+from wslax.symmetry.types import Groups
 from wslax.typing import Mask, Params, Where
 
 
@@ -38,14 +41,19 @@ def _along(scores: Any, axes: tuple[int, ...], count: int) -> Any:
     return choose(scores)
 
 
-def of_matrices(scores: Any, count: int) -> Any:
-    """The mask of the `count` highest scores of each matrix of one leaf, or of a vector.
+def _own(axes: MatrixAxes, ndim: int) -> tuple[int, ...]:
+    return tuple(sorted(a % ndim for part in axes for a in part))
+
+
+def of_matrices(scores: Any, choice: Choice) -> Any:
+    """The mask of the highest scores of each matrix of one leaf, or of a vector.
 
     Example:
-        >>> of_matrices(jnp.array([[3.0, 0.1], [0.1, 1.0]]), 1).tolist()
+        >>> choice = Choice(1, MatrixAxes((-2,), (-1,)))
+        >>> of_matrices(jnp.array([[3.0, 0.1], [0.1, 1.0]]), choice).tolist()
         [[True, False], [False, False]]
     """
-    return _along(scores, tuple(range(scores.ndim))[-2:], count)
+    return _along(scores, _own(choice.axes, scores.ndim), choice.count)
 
 
 @functools.partial(jax.jit, static_argnames="count")
@@ -62,8 +70,10 @@ def _axes(name: str, leaf: Any, axis: Any) -> tuple[int, ...]:
     return tuple(sorted({a % leaf.ndim for a in axes}))
 
 
-def _joint_count(leaves: dict[str, Any], budgets: list[Budget]) -> int:
-    """Of leaves that are ranked together."""
+def _joint_count(
+    leaves: dict[str, Any], budgets: list[Budget], matrices: dict[str, MatrixAxes]
+) -> int:
+    """Of leaves that are ranked together; `matrices` for a budget of LoRA's."""
     rows = list(zip(leaves.items(), budgets, strict=True))
     (name, _), first = rows[0]
     if first.count is not None:
@@ -72,8 +82,10 @@ def _joint_count(leaves: dict[str, Any], budgets: list[Budget]) -> int:
         return count_of(name, (sum(leaf.size for leaf in leaves.values()),), first)
     if first.density is not None:
         return max(1, round(sum(share(name, b.density) * x.size for (name, x), b in rows)))
+    shapes = {name: ranked(x, matrices[name]) for (name, x), _ in rows}
     return sum(
-        count_of(name, matrix_shape(x), b) * math.prod(x.shape[:-2]) for (name, x), b in rows
+        count_of(name, shapes[name], b) * (x.size // math.prod(shapes[name]))
+        for (name, x), b in rows
     )
 
 
@@ -96,7 +108,9 @@ def _groups(names: Sequence[str], scope: Any) -> list[list[str]]:
     return [group for group in found.values() if group]
 
 
-def _joint(named: dict[str, Any], budgets: dict[str, Budget], scope: Any) -> dict[str, Any]:
+def _joint(
+    named: dict[str, Any], budgets: dict[str, Budget], scope: Any, matrices: dict[str, MatrixAxes]
+) -> dict[str, Any]:
     found = {}
     for group in _groups(tuple(named), scope):
         leaves = {name: named[name] for name in group}
@@ -104,7 +118,7 @@ def _joint(named: dict[str, Any], budgets: dict[str, Budget], scope: Any) -> dic
             raise WeightSpaceError(
                 f"{group[0]} and those ranked with it: more than 2^31 weights; use scope='leaf'"
             )
-        count = _joint_count(leaves, [budgets[name] for name in group])
+        count = _joint_count(leaves, [budgets[name] for name in group], matrices)
         found |= zip(
             group, _together([jnp.asarray(x) for x in leaves.values()], count), strict=True
         )
@@ -133,6 +147,7 @@ def top(
     scope: Any = "leaf",
     where: Where = None,
     rest: bool = False,
+    groups: Groups | None = None,
 ) -> Mask:
     r"""The k weights of highest score: exactly k, of equal ones the lowest index first.
 
@@ -146,7 +161,7 @@ def top(
         floats are never selected from.
       density: above 0 and at most 1.
       count: at least 1.
-      lora_rank: at least 1; of the last two axes.
+      lora_rank: at least 1; each matrix is ranked by itself.
       axis: for `scope="leaf"` the axes of a leaf that are ranked together, for each index of the
         others: `(-2, -1)` for each matrix of a stack, `0` for each output of a kernel
         `[in, out]`; by default all. Or `wslax.by_leaf` of it.
@@ -155,13 +170,16 @@ def top(
         Scores of leaves ranked together must be comparable.
       where: globs of the leaves to select from; by default all that are matrices of floats.
       rest: what the mask is elsewhere: False to leave the rest alone, True to keep it in pruning.
+      groups: the model's symmetry, for `lora_rank`: which axes make a matrix, as in
+        `principal_mask`. Without them those of leaves with two axes.
 
     Returns:
       A tree of bools, each leaf of the shape of the scores.
 
     Raises:
       WeightSpaceError: if a number is missing, out of its range or traced, if `where` or `scope`
-        fits no leaf, or if `axis` is given for several leaves together.
+        fits no leaf, if `axis` is given for several leaves together, or for `lora_rank` and a leaf
+        that is no matrix.
 
     Example:
         >>> import jax.numpy as jnp, wslax as ws
@@ -173,16 +191,22 @@ def top(
     names = tree.leaf_names(scores)
     every = by_leaf(checked(Budget(density, count, lora_rank)), names)
     budgets = dict(zip(names, every, strict=True))
+    matrices = {}
+    if lora_rank is not None and axis is None:
+        axes = of_leaves(scores, list(named), groups)
+        matrices = {name: own for name, own in zip(names, axes, strict=True) if own is not None}
     if scope != "leaf":
         if axis is not None:
             raise WeightSpaceError("axis= is for scope='leaf'; leaves ranked together rank whole")
-        return _filled(scores, _joint(named, budgets, scope), rest)
+        return _filled(scores, _joint(named, budgets, scope, matrices), rest)
     along = dict(zip(names, tree.resolve(axis, names, "axis"), strict=True))
     found = {}
     for name, leaf in named.items():
+        if name in matrices:
+            k = count_of(name, ranked(leaf, matrices[name]), budgets[name])
+            found[name] = of_matrices(leaf, Choice(k, matrices[name]))
+            continue
         axes = _axes(name, leaf, along[name])
-        if lora_rank is not None and axis is None:
-            axes = axes[-2:]
         k = count_of(name, tuple(leaf.shape[a] for a in axes), budgets[name])
         found[name] = _along(leaf, axes, k)
     return _filled(scores, found, rest)

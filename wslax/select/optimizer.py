@@ -8,19 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from wslax import tree
+from wslax import random, tree
 from wslax.errors import WeightSpaceError
 from wslax.globs import hashable
 from wslax.select import masks
-from wslax.select.budget import Budget, at_least_one, checked, chosen
+from wslax.select.alike import each
+from wslax.select.budget import Budget, Choice, at_least_one, checked, chosen
 from wslax.select.following import followed
+from wslax.select.matrices import warn_left_out
 from wslax.select.places import gathered, places, spread, total
-from wslax.select.principal import ranks
-from wslax.select.scores.weights import principal_leaves
+from wslax.select.principal import Kind, kinds
+from wslax.select.scores.weights import leaf_principal
 from wslax.select.state import Selection, SparseState
+from wslax.symmetry.types import Groups
 from wslax.typing import Params, Where
 
-Counts = list[int | None]
+Choices = list[Choice | None]
 
 
 @jax.custom_batching.custom_vmap
@@ -35,21 +38,21 @@ def _any_of_all(size: int, batched: Any, due: Any) -> tuple[Any, bool]:
     return _any(jnp.any(due)), False
 
 
-def _each(fn: Any, counts: Counts, *trees: Any) -> Any:
-    """`fn(count, *leaves)` of the leaves that are selected from, None in place of the others."""
+def _each(fn: Any, choices: Choices, *trees: Any) -> Any:
+    """`fn(choice, *leaves)` of the leaves that are selected from, None in place of the others."""
     structure = jax.tree.structure(trees[0])
     columns = [structure.flatten_up_to(t) for t in trees]
-    rows = zip(counts, *columns, strict=True)
+    rows = zip(choices, *columns, strict=True)
     return structure.unflatten([None if row[0] is None else fn(*row) for row in rows])
 
 
-def _values(count: int, leaf: Any, at: Any) -> Any:
+def _values(choice: Choice, leaf: Any, at: Any) -> Any:
     return gathered(leaf, at).astype(tree.wide(leaf))
 
 
-def _none_yet(count: int, leaf: Any) -> Any:
+def _none_yet(choice: Choice, leaf: Any) -> Any:
     # The first update selects, so `init` only allocates.
-    return leaf.size + jnp.arange(total(count, leaf), dtype=jnp.int32)
+    return leaf.size + jnp.arange(total(choice, leaf), dtype=jnp.int32)
 
 
 def _check_inner(who: str, state: Any, compact: Any) -> None:
@@ -85,10 +88,10 @@ def _check_shapes(this: str, trees: Params, params: Params) -> None:
             )
 
 
-def _check_update(who: str, counts: Counts, updates: Params, params: Params, state: Any) -> None:
+def _check_update(who: str, choices: Choices, updates: Params, params: Params, state: Any) -> None:
     tree.check_structure(updates, params, "updates", "params")
     _check_shapes("the update", updates, params)
-    selected = _each(total, counts, params)
+    selected = _each(total, choices, params)
     tree.check_structure(state.indices, selected, "the state's indices", "the selection")
     rows = tree.named_leaves(selected).items(), jax.tree.leaves(state.indices)
     for (name, count), indices in zip(*rows, strict=True):
@@ -102,13 +105,14 @@ def _check_update(who: str, counts: Counts, updates: Params, params: Params, sta
 def _selecting(
     who: str,
     inner: optax.GradientTransformation,
-    scored: Callable[[Params, Params, Counts], list[Any]],
+    select: Callable[[Params, Params, Choices], list[Any]],
     budget: Budget,
     refresh_every: int | None,
     where: Where,
     moments: str,
+    groups: Groups | None,
 ) -> optax.GradientTransformation:
-    """`sparse` of scores in leaf order, None where nothing is selected."""
+    """`sparse` of selected places in leaf order, None where nothing is selected."""
     budget = checked(budget)
     most = np.iinfo(np.int32).max
     every = most if refresh_every is None else at_least_one(who, "refresh_every", refresh_every)
@@ -116,63 +120,65 @@ def _selecting(
         raise WeightSpaceError(f"{who}: moments: expected 'carry' or 'reset', got {moments!r}")
 
     def init(params: Params) -> Any:
-        counts = chosen(params, budget, where)
-        jax.eval_shape(lambda x: scored(x, x, counts), params)
-        indices = _each(_none_yet, counts, params)
-        compact = _each(_values, counts, params, indices)
+        choices = chosen(params, budget, where, groups)
+        warn_left_out(who, params, where, groups)
+        jax.eval_shape(lambda x: select(x, x, choices), params)
+        indices = _each(_none_yet, choices, params)
+        compact = _each(_values, choices, params, indices)
         state = inner.init(compact)
         _check_inner(who, state, compact)
-        rows = zip(counts, jax.tree.leaves(params), strict=True)
-        shapes = tuple(() if count is None else leaf.shape for count, leaf in rows)
-        by = Selection(budget, hashable(where), shapes)
+        rows = zip(choices, jax.tree.leaves(params), strict=True)
+        shapes = tuple(() if choice is None else leaf.shape for choice, leaf in rows)
+        axes = tuple(None if choice is None else choice.axes for choice in choices)
+        by = Selection(budget, hashable(where), shapes, axes)
         return SparseState(jnp.zeros((), jnp.int32), indices, state, by)
-
-    def select(counts: Counts, params: Params, updates: Params) -> Any:
-        structure = jax.tree.structure(params)
-        found = structure.unflatten(scored(params, updates, counts))
-        return _each(
-            lambda count, leaf, score: places(masks.of_matrices(score, count), total(count, leaf)),
-            counts, params, found,
-        )  # fmt: skip
 
     def update(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
         if params is None:
             raise WeightSpaceError(
                 f"{who}: update needs the parameters: update(grads, state, params)"
             )
-        counts = chosen(params, budget, where)
-        _check_update(who, counts, updates, params, state)
+        choices = chosen(params, budget, where, groups)
+        _check_update(who, choices, updates, params, state)
         due = state.count % np.int32(min(every, most)) == 0
 
         def refreshed(indices: Any, held: Any) -> Any:
-            new = select(counts, params, updates)
-            fresh = inner.init(_each(_values, counts, params, new))
+            new = jax.tree.structure(params).unflatten(select(params, updates, choices))
+            fresh = inner.init(_each(_values, choices, params, new))
             kept = followed(held, fresh, indices, new) if moments == "carry" else fresh
             return jax.tree.map(lambda a, b: jnp.where(due, a, b), (new, kept), (indices, held))
 
         indices, held = jax.lax.cond(
             _any(due), refreshed, lambda indices, held: (indices, held), state.indices, state.inner
         )
-        gradients = _each(_values, counts, updates, indices)
-        weights = _each(_values, counts, params, indices)
+        gradients = _each(_values, choices, updates, indices)
+        weights = _each(_values, choices, params, indices)
         steps, held = inner.update(gradients, held, weights)
 
-        def placed(count: int | None, leaf: Any, at: Any, step: Any) -> Any:
-            if count is None:
+        def placed(leaf: Any, at: Any, step: Any) -> Any:
+            if at is None:
                 return jnp.zeros_like(leaf)
             return spread(at, step.astype(leaf.dtype), leaf.shape)
 
         structure = jax.tree.structure(updates)
         columns = [structure.flatten_up_to(t) for t in (updates, indices, steps)]
-        out = [placed(*row) for row in zip(counts, *columns, strict=True)]
+        out = [placed(*row) for row in zip(*columns, strict=True)]
         count = optax.safe_increment(state.count)
         return structure.unflatten(out), SparseState(count, indices, held, state.selection)
 
     return optax.GradientTransformation(init, update)
 
 
-def _subtree(params: Params, counts: Counts) -> Params:
-    return _each(lambda count, leaf: leaf, counts, params)
+def _subtree(params: Params, choices: Choices) -> Params:
+    return _each(lambda choice, leaf: leaf, choices, params)
+
+
+def _highest(choice: Choice, scores: Any) -> Any:
+    return places(masks.of_matrices(scores, choice), total(choice, scores))
+
+
+def _principal(kind: Kind, leaf: Any, key: Any) -> Any:
+    return _highest(kind.choice, leaf_principal(kind.spectral, leaf, key))
 
 
 def sparse(
@@ -185,6 +191,7 @@ def sparse(
     refresh_every: int | None = None,
     where: Where = None,
     moments: str = "carry",
+    groups: Groups | None = None,
 ) -> optax.GradientTransformation:
     r"""Train only the weights of highest score, with optimizer state for them alone.
 
@@ -221,13 +228,16 @@ def sparse(
       scores: `(params, grads) -> scores`, such as those of `wslax.select.scores`
         (`functools.partial` for their options). It gets the leaves that are selected from, None in
         place of the others, and this step's gradients.
-      density: as in `masks.top`, for each matrix of the last two axes.
+      density: as in `masks.top`, for each matrix.
       count: as in `masks.top`.
       lora_rank: as in `masks.top`.
       refresh_every: updates between selections, at least 1; by default the first one stays.
       where: globs of the leaves to select from; by default all that are matrices of floats. Leave
         embeddings and heads out here.
       moments: `"carry"` or `"reset"`.
+      groups: the model's symmetry, as in `principal_mask`. Without it leaves with two axes are
+        selected from, and a warning names those with more, as the kernels of Flax's attention,
+        which stay as they are.
 
     Returns:
       A gradient transformation; `update` needs `params`.
@@ -249,15 +259,15 @@ def sparse(
         [0, 5]
     """
 
-    def scored(params: Params, grads: Params, counts: Counts) -> list[Any]:
-        some = _subtree(params, counts)
-        found = scores(some, _subtree(grads, counts))
+    def select(params: Params, grads: Params, choices: Choices) -> list[Any]:
+        some = _subtree(params, choices)
+        found = scores(some, _subtree(grads, choices))
         tree.check_structure(found, some, "the scores", "the selected leaves")
         _check_shapes("the score", found, some)
-        return jax.tree.structure(params).flatten_up_to(found)
+        return each(_highest, choices, jax.tree.structure(params).flatten_up_to(found))
 
     budget = Budget(density, count, lora_rank)
-    return _selecting("sparse", inner, scored, budget, refresh_every, where, moments)
+    return _selecting("sparse", inner, select, budget, refresh_every, where, moments, groups)
 
 
 def lift(
@@ -270,6 +280,7 @@ def lift(
     refresh_every: int | None = 400,
     where: Where = None,
     moments: str = "carry",
+    groups: Groups | None = None,
 ) -> optax.GradientTransformation:
     r"""Train only the principal weights, with optimizer state for them alone (LIFT).
 
@@ -284,6 +295,7 @@ def lift(
       refresh_every: as in `sparse`; the authors use 10 to 2000, 400 for most models.
       where: as in `sparse`; the authors leave out head and embeddings.
       moments: as in `sparse`.
+      groups: as in `sparse`.
 
     Returns:
       A gradient transformation; `update` needs `params`.
@@ -303,10 +315,10 @@ def lift(
         >>> [int((u != 0).sum()) for u in jax.tree.leaves(updates)]
         [0, 5]
     """
-
-    def scored(params: Params, grads: Params, counts: Counts) -> list[Any]:
-        by_leaf = ranks(params, rank, where, counts)
-        return principal_leaves(jax.tree.leaves(params), by_leaf, 0)
-
     budget = Budget(density, count, lora_rank)
-    return _selecting("lift", inner, scored, budget, refresh_every, where, moments)
+
+    def select(params: Params, grads: Params, choices: Choices) -> list[Any]:
+        found = kinds(params, budget, rank, where, groups)
+        return each(_principal, found, jax.tree.leaves(params), jnp.stack(random.key_words(0)))
+
+    return _selecting("lift", inner, select, budget, refresh_every, where, moments, groups)

@@ -1,56 +1,75 @@
 """Principal weights: the largest entries of a matrix's low-rank part."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from wslax import tree
+from wslax import random, tree
 from wslax.errors import WeightSpaceError
 from wslax.select import masks
-from wslax.select.budget import Budget, at_least_one, chosen, is_matrix
-from wslax.select.scores.weights import principal_leaves
+from wslax.select.alike import each
+from wslax.select.budget import Budget, Choice, at_least_one, chosen
+from wslax.select.matrices import ranked, warn_left_out
+from wslax.select.scores.weights import Spectral, leaf_principal
+from wslax.symmetry.types import Groups
 from wslax.typing import Key, Mask, Params, Where
 
 
-def ranks(params: Params, rank: Any, where: Where, taken: list[int | None]) -> list[int | None]:
-    """The rank of each leaf's matrices, None where nothing is selected.
+class Kind(NamedTuple):
+    """What is selected of a leaf, and by which part of its spectrum; static."""
+
+    choice: Choice
+    spectral: Spectral
+
+
+def kinds(
+    params: Params, budget: Budget, rank: Any, where: Where, groups: Groups | None
+) -> list[Kind | None]:
+    """What is selected of each leaf, None where nothing is.
 
     Args:
       params: arrays or `jax.ShapeDtypeStruct`s.
+      budget: how many weights.
       rank: as in `principal_mask`.
       where: as in `principal_mask`.
-      taken: None for leaves that are not selected from.
+      groups: as in `principal_mask`.
 
     Raises:
       WeightSpaceError: as `principal_mask`.
 
     Example:
         >>> import numpy as np
-        >>> ranks({"b": np.zeros(3), "w": np.zeros((4, 5))}, 2, None, [None, 5])
-        [None, 2]
+        >>> params = {"b": np.zeros(3), "w": np.zeros((4, 5))}
+        >>> kinds(params, Budget(count=5), 2, None, None)[1].spectral.rank
+        2
     """
     named = tree.named_leaves(params)
-    found: list[int | None] = []
-    for (name, leaf), mine, r in zip(
-        named.items(), taken, tree.resolve(rank, tuple(named), "rank"), strict=True
-    ):
-        if mine is None:
+    choices = chosen(params, budget, where, groups)
+    rows = zip(named.items(), choices, tree.resolve(rank, tuple(named), "rank"), strict=True)
+    found: list[Kind | None] = []
+    for (name, leaf), choice, r in rows:
+        if choice is None:
             found.append(None)
             continue
-        if not is_matrix(leaf):
+        if not choice.axes.consumed:
             raise WeightSpaceError(
-                f"{name}: expected a matrix of floats [..., m, n], got {tree.aval(leaf)}; let "
-                "where= pick matrices alone"
+                f"{name}: expected a matrix of floats [m, n], got {tree.aval(leaf)}; let where= "
+                "pick matrices alone"
             )
-        found.append(at_least_one(name, "rank", r))
-        if where is not None and found[-1] > min(leaf.shape[-2:]):
+        mine, most = at_least_one(name, "rank", r), min(ranked(leaf, choice.axes))
+        if where is not None and mine > most:
             raise WeightSpaceError(
                 f"{name}: rank {r} is above the smaller side of {tree.aval(leaf)}, and where= "
-                f"picks it by name; give rank=wslax.by_leaf({{{name!r}: {min(leaf.shape[-2:])}, "
-                f"'*': {r}}}), or leave it out"
+                f"picks it by name; give rank=wslax.by_leaf({{{name!r}: {most}, '*': {r}}}), or "
+                "leave it out"
             )
+        found.append(Kind(choice, Spectral(mine, choice.axes)))
     return found
+
+
+def _mask(kind: Kind, leaf: Any, key: Any) -> Any:
+    return masks.of_matrices(leaf_principal(kind.spectral, leaf, key), kind.choice)
 
 
 def principal_mask(
@@ -62,6 +81,7 @@ def principal_mask(
     lora_rank: Any = None,
     key: Key | None = None,
     where: Where = None,
+    groups: Groups | None = None,
 ) -> Mask:
     r"""The principal weights of each matrix: the largest entries of its best low-rank part.
 
@@ -77,8 +97,7 @@ def principal_mask(
     equal, and the mask differs from that of the exact decomposition and between keys.
 
     Args:
-      params: a tree. A leaf `[..., m, n]` is one matrix for each index of its leading axes (layers
-        of a scan, experts). Runs under `jit` and `vmap`.
+      params: a tree. Runs under `jit` and `vmap`.
       rank: r, or `wslax.by_leaf` of it. The authors use 16 to 128 for language models. In a matrix
         with no such rank (a small head) \(W_r = W\), if it is one of all; a matrix that `where`
         picks must have it. Static, as the numbers below.
@@ -89,6 +108,10 @@ def principal_mask(
       key: a JAX key or an integer seed of the iteration's start; None is 0. It hardly changes the
         mask where singular values decay.
       where: globs of the leaves to select from; by default all that are matrices of floats.
+      groups: the model's symmetry, `wslax.symmetry.infer(apply, params, inputs)`: a matrix is what
+        a leaf consumes times what it produces, whatever its axes (the heads of Flax's attention);
+        other axes are a batch (layers of a scan, experts). Embeddings, which look up, are none.
+        Without groups leaves with two axes are matrices; a warning names those with more.
 
     Returns:
       A tree of bools, each leaf of the shape of the parameter; false in leaves that are not
@@ -96,7 +119,8 @@ def principal_mask(
 
     Raises:
       WeightSpaceError: if `rank` is below 1 or above a matrix that `where` picks, `density` outside
-        (0, 1], either is traced, or `where` picks nothing or a leaf that is no matrix of floats.
+        (0, 1], either is traced, or `where` picks nothing or a leaf that is no matrix of floats;
+        for one with more than two axes without groups.
 
     References:
       Liu et al. 2025, LIFT the Veil for the Truth: Principal Weights Emerge after Rank Reduction
@@ -110,12 +134,11 @@ def principal_mask(
         >>> int(mask["kernel"].sum())
         102
     """
-    counts = chosen(params, Budget(density, count, lora_rank), where)
+    found = kinds(params, Budget(density, count, lora_rank), rank, where, groups)
+    warn_left_out("principal_mask", params, where, groups)
     leaves, structure = jax.tree.flatten(params)
-    found = principal_leaves(leaves, ranks(params, rank, where, counts), 0 if key is None else key)
+    words = jnp.stack(random.key_words(0 if key is None else key))
+    rows = zip(leaves, each(_mask, found, leaves, words), strict=True)
     return structure.unflatten(
-        [
-            jnp.zeros(leaf.shape, bool) if k is None else masks.of_matrices(score, k)
-            for leaf, score, k in zip(leaves, found, counts, strict=True)
-        ]
+        [jnp.zeros(leaf.shape, bool) if mask is None else mask for leaf, mask in rows]
     )

@@ -9,8 +9,9 @@ import optax
 
 from wslax import tree
 from wslax.errors import WeightSpaceError
-from wslax.select.budget import Budget, chosen
+from wslax.select.budget import Budget, Choice, choices
 from wslax.select.places import gathered, places, spread, total
+from wslax.symmetry.matrices import MatrixAxes
 from wslax.typing import Params, Where
 
 
@@ -23,15 +24,28 @@ class Selection:
       budget: how many weights.
       where: globs of the leaves.
       shapes: of all leaves of the parameters, `()` for those that are not selected from.
+      axes: of the matrices of all leaves, None for those that are not selected from.
     """
 
     budget: Budget
     where: Any
     shapes: tuple[tuple[int, ...], ...]
+    axes: tuple[MatrixAxes | None, ...]
 
 
 class Unselected(optax.MaskedNode):
     """Stands for a leaf that is not selected from."""
+
+
+class Along:
+    """Stands for a leaf that is selected from: no array, so that an edit takes it along as it is.
+
+    Attributes:
+      axes: of its matrices.
+    """
+
+    def __init__(self, axes: MatrixAxes) -> None:
+        self.axes = axes
 
 
 class SparseState(NamedTuple):
@@ -51,13 +65,13 @@ class SparseState(NamedTuple):
     selection: Selection
 
     def dense(self) -> tuple[Any, Any]:
-        """The same over whole leaves: a bool tree of what is selected, and the inner state.
+        """The same over whole leaves: which are selected, and the inner state.
 
         Entries that are not selected are zero; leaves that are not selected from are masked out, as
         in `optax.masked`. So what moves a tree shaped like the parameters moves both.
 
         Returns:
-          `(selected, inner)`.
+          `(selected, inner)`; `selected` is a tree of bools, beside it one of the axes.
         """
         indices, structure = jax.tree.flatten(self.indices, is_leaf=_is_none)
 
@@ -66,7 +80,9 @@ class SparseState(NamedTuple):
             return structure.unflatten([_whole(*row) for row in rows])
 
         ones = jax.tree.map(lambda at: jnp.ones(at.shape, bool), self.indices)
-        return whole(ones), tree.map_like(whole, self.inner, self.indices)
+        axes = [Unselected() if own is None else Along(own) for own in self.selection.axes]
+        selected = {"places": whole(ones), "axes": structure.unflatten(axes)}
+        return selected, tree.map_like(whole, self.inner, self.indices)
 
     def compact(self, first: Any, selected: Any, inner: Any) -> "SparseState":
         """The state that `dense` gave, moved to another model, in its short form.
@@ -75,8 +91,8 @@ class SparseState(NamedTuple):
         `first`, then others of `selected`, lowest place first, as far as they go.
 
         Args:
-          first: a bool tree, which are selected in any case, a part of `selected`.
-          selected: a bool tree.
+          first: which are selected in any case, a part of `selected`.
+          selected: which may be.
           inner: the inner state over whole leaves.
 
         Returns:
@@ -85,23 +101,29 @@ class SparseState(NamedTuple):
         Raises:
           WeightSpaceError: if `where` picks a leaf that was not selected from.
         """
-        masks, structure = jax.tree.flatten(selected, is_leaf=_is_unselected)
+        masks, structure = jax.tree.flatten(selected["places"], is_leaf=_is_unselected)
+        axes = [
+            None if _is_unselected(x) else x.axes for x in structure.flatten_up_to(selected["axes"])
+        ]
         shapes = tuple(() if _is_unselected(mask) else mask.shape for mask in masks)
         spec = structure.unflatten([jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes])
         by = self.selection
         _check_where(by.where, spec, masks)
-        found = chosen(spec, by.budget, by.where)
-        rows = zip(found, structure.flatten_up_to(first), masks, strict=True)
-        indices = [count and _first_places(count, *both) for count, *both in rows]
+        found = choices(spec, by.budget, _still_picked(by.where, spec, axes))
+        rows = zip(found, structure.flatten_up_to(first["places"]), masks, strict=True)
+        indices = [choice and _first_places(choice, *both) for choice, *both in rows]
 
         def short(values: Any) -> Any:
             rows = zip(structure.flatten_up_to(values), indices, strict=True)
             return structure.unflatten([None if at is None else gathered(x, at) for x, at in rows])
 
-        inner = tree.map_like(short, inner, selected)
+        inner = tree.map_like(short, inner, selected["places"])
         rows = zip(found, shapes, strict=True)
-        shapes = tuple(() if count is None else shape for count, shape in rows)
-        selection = dataclasses.replace(by, shapes=shapes)
+        selection = dataclasses.replace(
+            by,
+            shapes=tuple(() if choice is None else shape for choice, shape in rows),
+            axes=tuple(None if choice is None else choice.axes for choice in found),
+        )
         return SparseState(self.count, structure.unflatten(indices), inner, selection)
 
 
@@ -132,9 +154,17 @@ def _whole(values: Any, at: Any, shape: tuple[int, ...]) -> Any:
     return spread(at, values, shape) if values.ndim else values
 
 
-def _first_places(count: int, first: Any, selected: Any) -> Any:
+def _still_picked(where: Where, spec: Params, axes: list[Any]) -> list[Any]:
+    """The axes of the leaves that globs pick by their names after an edit."""
+    if where is None:
+        return axes
+    picked = jax.tree.leaves(tree.picked(spec, where))
+    return [own if hit else None for hit, own in zip(picked, axes, strict=True)]
+
+
+def _first_places(choice: Choice, first: Any, selected: Any) -> Any:
     """The places to select, those of `first` before others; beyond the end what is lacking."""
-    count = total(count, selected)
+    count = total(choice, selected)
     first, selected = first.reshape(-1), selected.reshape(-1)
     more = selected & ~first
     room = count - first.sum()

@@ -1,19 +1,20 @@
 """Scores of weights by themselves."""
 
-import functools
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from wslax import random as stream
 from wslax import tree
 from wslax.numerics.lowrank import principal as leading
 from wslax.numerics.lowrank import reconstruct
+from wslax.select.alike import each
 from wslax.select.budget import at_least_one
+from wslax.select.matrices import as_leaf, as_matrices, of_leaves, ranked
 from wslax.select.scores.scoring import scored
+from wslax.symmetry.matrices import MatrixAxes
+from wslax.symmetry.types import Groups
 from wslax.typing import Key, Params
 
 
@@ -61,59 +62,55 @@ def random(params: Params, grads: Params | None = None, *, key: Key | None = Non
     return scored(drawn, params)
 
 
-@functools.partial(jax.jit, static_argnames="rank")
-def leaf_principal(leaf: Any, rank: int, key: Any) -> Any:
-    """The scores of one leaf in float32.
+class Spectral(NamedTuple):
+    """What of a leaf is decomposed; static.
+
+    Attributes:
+      rank: of the part that scores.
+      axes: of a matrix, counted from the end.
+    """
+
+    rank: int
+    axes: MatrixAxes
+
+
+def leaf_principal(kind: Spectral, leaf: Any, key: Any) -> Any:
+    """The scores of one leaf in float32; of vectors, and of the whole spectrum, its magnitudes.
 
     Example:
-        >>> leaf_principal(jnp.array([[3.0, 0.0], [0.0, 1.0]]), 1, jax.random.key(0)).tolist()
+        >>> kind = Spectral(1, MatrixAxes((-2,), (-1,)))
+        >>> leaf_principal(kind, jnp.array([[3.0, 0.0], [0.0, 1.0]]), 0).tolist()
         [[3.0, 0.0], [0.0, 0.0]]
     """
     weights = leaf.astype(tree.wide(leaf))
-    # The whole spectrum is the matrix itself.
-    if leaf.ndim < 2 or rank >= min(leaf.shape[-2:]):
+    if kind.rank >= min(ranked(leaf, kind.axes)) or not kind.axes.consumed:
         return jnp.abs(weights)
-    return jnp.abs(reconstruct(leading(weights, rank, key=key)))
-
-
-def principal_leaves(leaves: Sequence[Any], ranks: Sequence[int | None], key: Key) -> list[Any]:
-    """The principal scores of leaves, one after another; None where there is no rank.
-
-    JAX's LAPACK kernels wait inside the thread pool that they need: as many at a time as it has
-    threads wait for ever. So each decomposition depends on the scores before it, of which none
-    is negative.
-
-    Example:
-        >>> principal_leaves([jnp.eye(2), jnp.ones(3)], [2, None], 0)[1] is None
-        True
-    """
-    words, done, found = jnp.stack(stream.key_words(key)), np.True_, []
-    for leaf, rank in zip(leaves, ranks, strict=True):
-        if rank is None:
-            found.append(None)
-            continue
-        found.append(leaf_principal(jnp.where(done, leaf, jnp.zeros_like(leaf)), rank, words))
-        done = done & (found[-1].reshape(-1)[0] != -1)
-    return found
+    best = reconstruct(leading(as_matrices(weights, kind.axes), kind.rank, key=key))
+    return jnp.abs(as_leaf(best, kind.axes, leaf.shape))
 
 
 def principal(
-    params: Params, grads: Params | None = None, *, rank: Any, key: Key | None = None
+    params: Params,
+    grads: Params | None = None,
+    *,
+    rank: Any,
+    key: Key | None = None,
+    groups: Groups | None = None,
 ) -> Params:
     r"""\(|W_r|\), the entries of a matrix's best part of rank r: LIFT's principal weights.
 
     Args:
-      params: a tree. A leaf `[..., m, n]` is one matrix for each index of its leading axes; of
-        vectors, and where r is `min(m, n)` or above, \(W_r = W\).
+      params: a tree. Of vectors, and where r is `min(m, n)` or above, \(W_r = W\).
       grads: not used.
       rank: r, or `wslax.by_leaf` of it; static.
       key: of the iteration's start, see `numerics.lowrank.principal`; None is 0.
+      groups: as in `principal_mask`; without them a leaf of floats has at most two axes.
 
     Returns:
       As `magnitude`.
 
     Raises:
-      WeightSpaceError: if `rank` is below 1 or traced.
+      WeightSpaceError: if `rank` is below 1 or traced; for a leaf with more axes without groups.
 
     References:
       Liu et al. 2025, arXiv:2506.00772, section 3.
@@ -124,13 +121,11 @@ def principal(
         [[3.0, 0.0], [0.0, 0.0]]
     """
     named = tree.named_leaves(params)
-    ranks = [
-        at_least_one(name, "rank", r) if tree.is_float(leaf) and leaf.size else None
-        for (name, leaf), r in zip(
-            named.items(), tree.resolve(rank, tuple(named), "rank"), strict=True
-        )
-    ]
+    names = [n for n, leaf in named.items() if tree.is_float(leaf) and leaf.size]
+    axes = of_leaves(params, names, groups) if names else [None] * len(named)
+    rows = zip(named, axes, tree.resolve(rank, tuple(named), "rank"), strict=True)
+    kinds = [a and Spectral(at_least_one(name, "rank", r), a) for name, a, r in rows]
     leaves, structure = jax.tree.flatten(params)
-    found = principal_leaves(leaves, ranks, 0 if key is None else key)
-    rows = zip(leaves, found, strict=True)
+    words = jnp.stack(stream.key_words(0 if key is None else key))
+    rows = zip(leaves, each(leaf_principal, kinds, leaves, words), strict=True)
     return structure.unflatten([x if score is None else score for x, score in rows])
