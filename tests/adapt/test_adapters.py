@@ -8,16 +8,14 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from wslax import WeightSpaceError, adapt, io, population, symmetry
+from wslax import WeightSpaceError, adapt, io, symmetry
 from wslax.trace import factored
 
 MAKERS = {
     "lora": lambda **o: adapt.lora(2, alpha=3, **o),
-    "rslora": lambda **o: adapt.lora(3, rslora=True, **o),
     "dora": lambda **o: adapt.dora(2, alpha=3, **o),
     "pissa": lambda **o: adapt.pissa(2, **o),
     "vera": lambda **o: adapt.vera(5, **o),
-    "ia3": lambda **o: adapt.ia3(**o),
     "ia3 of inputs": lambda **o: adapt.ia3(inputs=True, **o),
     "loha": lambda **o: adapt.loha(2, alpha=3, **o),
     "lokr": lambda **o: adapt.lokr(1, alpha=3, **o),
@@ -32,12 +30,13 @@ MAKERS = {
     ),
 }  # fmt: skip
 WRITTEN_OUT = ()  # whose matrices are products with no factored form
-KEY, MEMBERS = jr.key(0), 3
+KEY, MEMBERS = jr.key(1), 3
 every_adapter = pytest.mark.parametrize("name", MAKERS)
 
 
 def draw(i, *shape):
-    return jr.normal(jr.fold_in(KEY, i), shape) / 2
+    """By numpy: what jax would compile for each shape takes longer than the tests."""
+    return (np.random.default_rng(i).normal(size=shape) / 2).astype(np.float32)
 
 
 def stirred(train, i):
@@ -48,6 +47,10 @@ def stirred(train, i):
     )
 
 
+def stacked(trees):
+    return jax.tree.map(lambda *x: np.stack(x), *trees)
+
+
 PLAIN = {"a": draw(0, 6, 4), "b": draw(1, 4, 6), "bias": draw(2, 4)}
 
 
@@ -55,24 +58,19 @@ def plain(p, x):
     return jnp.tanh(x @ p["a"] + p["bias"][None]) @ p["b"] @ p["a"]
 
 
-# Layers under a scan, heads, experts, and matrices as PyTorch stores them.
+# Layers under a scan, heads, and matrices as PyTorch stores them.
 LAID = {
-    "layers": {"in": draw(3, 3, 8, 6), "out": draw(4, 3, 6, 8)},
+    "layers": draw(3, 3, 6, 6),
     "heads": draw(5, 6, 2, 4),
-    "experts": draw(6, 2, 8, 4),
     "head/bias": draw(7, 4),
     "head": draw(8, 4, 8),
 }
 
 
 def of_layouts(p, x):
-    def layer(h, w):
-        return h + jnp.tanh(h @ w["in"].T) @ w["out"].T, h.sum()
-
-    h, _ = jax.lax.scan(layer, x, p["layers"])
+    h, _ = jax.lax.scan(lambda h, w: (h + jnp.tanh(h @ w.T), None), x, p["layers"])
     h = jnp.einsum("bd,dhk->bhk", h, p["heads"]).reshape(len(x), -1)
-    h = jnp.einsum("ebd,edf->ebf", jnp.broadcast_to(h, (2, *h.shape)), p["experts"])
-    return jnp.concatenate([h[0], h[1]], -1) @ p["head"].T + p["head/bias"][None]
+    return h @ p["head"].T + p["head/bias"][None]
 
 
 GROUPS = symmetry.infer(of_layouts, LAID, jnp.zeros((5, 6)))
@@ -82,7 +80,7 @@ X = draw(9, 5, 6)
 @functools.cache
 def started(name):
     adapter = MAKERS[name]()
-    return adapter, *jax.jit(adapter.init)(jr.key(1), PLAIN)
+    return adapter, *jax.device_get(jax.jit(adapter.init)(KEY, PLAIN))
 
 
 def losses(name, adapter, params, apply, fixed):
@@ -101,12 +99,12 @@ def test_the_change_begins_as_none_and_leaves_keep_their_types(name):
     dtypes = (jnp.float32, jnp.bfloat16, jnp.float16)
     params = {"a": PLAIN["a"], "b": PLAIN["b"], "c": PLAIN["b"] / 3, "bias": PLAIN["bias"]}
     kinds = dict(zip(params, (*dtypes, jnp.bfloat16), strict=True))
-    params = {key: leaf.astype(kinds[key]) for key, leaf in params.items()}
+    params = {key: jnp.asarray(leaf, kinds[key]) for key, leaf in params.items()}
     adapter = MAKERS[name]()
 
     @jax.jit
     def fuse(params):
-        train, fixed = adapter.init(jr.key(1), params)
+        train, fixed = adapter.init(KEY, params)
         return [adapter.fuse(params, each, fixed) for each in (train, stirred(train, 1))]
 
     found, moved = fuse(params)
@@ -121,7 +119,7 @@ def test_the_change_begins_as_none_and_leaves_keep_their_types(name):
 def test_a_population_is_each_alone_written_out(name):
     adapter, train, fixed = started(name)
     loss, written, traced = losses(name, adapter, PLAIN, plain, fixed)
-    members = population.stack([stirred(train, i) for i in range(MEMBERS)])
+    members = stacked([stirred(train, i) for i in range(MEMBERS)])
 
     @jax.jit
     def run(members):
@@ -137,27 +135,29 @@ def test_a_population_is_each_alone_written_out(name):
         assert np.allclose(ours, theirs, rtol=1e-3, atol=1e-3)
     run(jax.tree.map(lambda x: x[::-1], members))
     assert len(traced) == 1
-    eager = plain(adapter.fuse(PLAIN, population.member(members, 0), fixed), X)
-    assert np.allclose((eager**2).sum(), values[0], rtol=1e-4)
 
 
 @every_adapter
 def test_layouts_by_groups(name):
     adapter = MAKERS[name](groups=GROUPS)
-    train, fixed = jax.jit(adapter.init)(jr.key(1), LAID)
-    loss, written, _ = losses(name, adapter, LAID, of_layouts, fixed)
-    ours, theirs = jax.jit(lambda train: (loss(train), written(train)))(stirred(train, 1))
+
+    @jax.jit
+    def run(params):
+        train, fixed = adapter.init(KEY, params)
+        train = stirred(train, 1)
+        loss, written, _ = losses(name, adapter, params, of_layouts, fixed)
+        found = adapter.fuse(params, train, fixed)
+        assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, params)
+        return loss(train), written(train)
+
+    ours, theirs = run(LAID)
     assert np.allclose(ours, theirs, rtol=1e-4)
-    found = jax.eval_shape(adapter.fuse, LAID, train, fixed)
-    assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, LAID)
 
 
 @every_adapter
 def test_adapters_stack(name):
     adapter, train, fixed = started(name)
-    lora = adapt.lora(2)
-    upper, none = jax.tree.map(lambda x: x + 0.1, lora.init(2, PLAIN))
-    train = stirred(train, 1)
+    lora, upper, none = started("lora")
     run = factored(plain, on_dense="allow" if name in WRITTEN_OUT else "error")
 
     def stack(p, first, second):
@@ -168,7 +168,7 @@ def test_adapters_stack(name):
                 found = getattr(made, how)(found, *parts)
             yield run(found, X) if how == "apply" else plain(found, X)
 
-    pairs = [(adapter, train, fixed), (lora, upper, none)]
+    pairs = [(adapter, stirred(train, 1), fixed), (lora, stirred(upper, 2), none)]
     compare = jax.jit(lambda p: [*stack(p, *pairs), *stack(p, *pairs[::-1])])
     ours, theirs, swapped, expected = compare(PLAIN)
     assert np.allclose(ours, theirs, atol=2e-4)
@@ -191,7 +191,7 @@ def test_what_does_not_fit(name):
     with pytest.raises(WeightSpaceError, match=r"[ab]: for float32\[[84],[84]\] .* expects .* got"):
         adapter.apply(other, train, fixed)
     with pytest.raises(WeightSpaceError, match="population of adapters"):
-        adapter.fuse(PLAIN, population.stack([train, train]), fixed)
+        adapter.fuse(PLAIN, stacked([train, train]), fixed)
     lacking = {key: leaf for key, leaf in PLAIN.items() if key == "bias"} | {"c": PLAIN["b"]}
     with pytest.raises(WeightSpaceError, match=r"'[ab]', which the model lacks"):
         adapter.apply(lacking, train, fixed)

@@ -14,13 +14,13 @@ KEY = jax.random.key(0)
 def trained(adapter, shape):
     """Parameters, and an adapter's parts with random numbers for what it trains."""
     params = {"w": RNG.normal(size=shape).astype(np.float32)}
-    train, fixed = adapter.init(KEY, params)
+    train, fixed = jax.jit(adapter.init)(KEY, params)
     draw = lambda x: RNG.normal(size=x.shape).astype(np.float32)
     return params, jax.tree.map(draw, train), fixed
 
 
 def change(adapter, params, train, fixed):
-    return np.float64(adapter.fuse(params, train, fixed)["w"]) - params["w"]
+    return np.float64(jax.jit(adapter.fuse)(params, train, fixed)["w"]) - params["w"]
 
 
 def test_loha_is_a_product_of_thin_products_entry_by_entry():
