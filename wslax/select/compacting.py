@@ -11,7 +11,7 @@ from wslax import tree
 from wslax.adapter import Adapter
 from wslax.errors import WeightSpaceError
 from wslax.select.following import followed
-from wslax.select.places import carried, gathered, places
+from wslax.select.places import carried, gathered, places, put
 from wslax.trace import Sparse
 from wslax.typing import Mask, Params
 
@@ -132,21 +132,11 @@ def compact(mask: Mask) -> Adapter:
     def sparse(leaf: Any, at: Any, values: Any) -> Sparse:
         return Sparse(leaf, at, values - gathered(leaf, at).astype(values.dtype))
 
-    def written(leaf: Any, at: Any, values: Any) -> Any:
-        flat = (
-            jnp.ravel(leaf)
-            .at[at]
-            .set(
-                values.astype(leaf.dtype), mode="drop", unique_indices=True, indices_are_sorted=True
-            )
-        )
-        return flat.reshape(jnp.shape(leaf))
-
     def apply(params: Params, train: Any, fixed: Any) -> Params:
         return changed(sparse, params, train, fixed)
 
     def fuse(params: Params, train: Any, fixed: Any) -> Params:
-        return changed(written, params, train, fixed)
+        return changed(put, params, train, fixed)
 
     return Adapter(init, apply, fuse)
 

@@ -67,9 +67,20 @@ def spread(at: Any, values: Any, shape: tuple[int, ...]) -> Any:
         >>> spread(jnp.array([1, 3, 4]), jnp.array([5, 6, 7]), (2, 2)).tolist()
         [[0, 5], [0, 6]]
     """
-    flat = jnp.zeros(shape, values.dtype).reshape(-1)
-    flat = flat.at[at].set(values, mode="drop", unique_indices=True, indices_are_sorted=True)
-    return flat.reshape(shape)
+    return put(jnp.zeros(shape, values.dtype), at, values)
+
+
+def put(leaf: Any, at: Any, values: Any) -> Any:
+    """A leaf with values at places of its flat form, without those beyond its end.
+
+    Example:
+        >>> put(jnp.ones((2, 2)), jnp.array([1, 4]), jnp.array([5.0, 7.0])).tolist()
+        [[1.0, 5.0], [1.0, 1.0]]
+    """
+    values = values.astype(leaf.dtype)
+    flat = jnp.ravel(leaf).at[at]
+    flat = flat.set(values, mode="drop", unique_indices=True, indices_are_sorted=True)
+    return flat.reshape(jnp.shape(leaf))
 
 
 def carried(old: Any, new: Any, values: Any, fresh: Any) -> Any:
