@@ -1,7 +1,7 @@
 """Embeddings that are forgotten: what a small transformer learns in context and what in weights."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,52 +51,71 @@ def share(params: Any, tokens: Any, wanted: Any) -> Any:
     return jnp.mean(jnp.all(jnp.argmax(answers(params, tokens), -1) == wanted, -1))
 
 
-def tested(key: Any, params: Any, first: Any) -> Any:
+class Sentences(NamedTuple):
+    """To train on, `[steps, BATCH, ...]`, and tokens, answers by context and by heart to test on."""
+
+    train: tuple[Any, Any]
+    head: tuple[Any, Any, Any]
+    unseen: tuple[Any, Any, Any]
+    swapped_head: tuple[Any, Any, Any]
+    swapped_tail: tuple[Any, Any, Any]
+
+
+@functools.partial(jax.jit, static_argnames="steps")
+@functools.partial(jax.vmap, in_axes=(0, None))
+def sentences(key: Any, steps: int) -> Sentences:
+    """The same for all arms."""
+    keys = jr.split(key, 5)
+    train = batch(keys[0], WORDS, steps * BATCH)[:2]
+    tests = (("head", False), ("unseen", False), ("head", True), ("tail", True))
+    return Sentences(
+        tuple(x.reshape(steps, BATCH, -1) for x in train),
+        *(batch(key, WORDS, TESTED, *test) for key, test in zip(keys[1:], tests, strict=True)),
+    )
+
+
+def tested(params: Any, first: Any, on: Sentences) -> Any:
     """Shares at the six `PLACES`."""
     unseen = jnp.arange(WORDS.size)[:, None] >= WORDS.first_unseen
     table = params["embedding"]["embedding"]
     blank = jnp.where(unseen, first["embedding"]["embedding"], table)
     fresh = params | {"embedding": {"embedding": blank}}
-    of = lambda i, words, swap=False: batch(jr.fold_in(key, i), WORDS, TESTED, words, swap)
-    tokens, context, _ = of(0, "head")
-    found = [share(params, tokens, context)]
-    tokens, context, _ = of(1, "unseen")
-    found.append(share(fresh, tokens, context))
-    for i, words in ((2, "head"), (3, "tail")):
-        tokens, context, heart = of(i, words, True)
+    found = [share(params, *on.head[:2]), share(fresh, *on.unseen[:2])]
+    for tokens, context, heart in (on.swapped_head, on.swapped_tail):
         found += [share(params, tokens, context), share(params, tokens, heart)]
     return jnp.stack(found)
 
 
-@functools.partial(jax.jit, static_argnames=("steps", "checks"))
-@functools.partial(jax.vmap, in_axes=(0, None, None, None, None))
-def trained(key: Any, every: Any, until: Any, steps: int, checks: int) -> Any:
+@functools.partial(jax.jit, static_argnames="checks")
+@functools.partial(jax.vmap, in_axes=(0, 0, 0, None, None, None))
+def trained(key: Any, first: Any, on: Sentences, every: Any, until: Any, checks: int) -> Any:
     """`[checks, places]` along training."""
-    first = NET.init(jr.fold_in(key, 0))
 
-    def turn(carry: Any, step: Any) -> tuple[Any, None]:
+    def turn(carry: Any, now: Any) -> tuple[Any, None]:
+        step, tokens, wanted = now
         params, state = forgetting.periodic(
-            *carry, jr.fold_in(key, 1), step,
-            init=NET.init, where="embedding/*", every=every, until=until,
-        )  # fmt: skip
-        tokens, wanted, _ = batch(jr.fold_in(jr.fold_in(key, 2), step), WORDS, BATCH)
+            *carry, key, step, init=NET.init, where="embedding/*", every=every, until=until
+        )
         loss = lambda p: ws.nets.cross_entropy(answers(p, tokens), wanted)
         change, state = RULE.update(jax.grad(loss)(params), state, params)
         return (optax.apply_updates(params, change), state), None
 
-    def check(carry: Any, at: Any) -> tuple[Any, Any]:
-        carry, _ = jax.lax.scan(turn, carry, at)
-        return carry, tested(jr.fold_in(jr.fold_in(key, 3), at[0]), carry[0], first)
+    def check(carry: Any, now: Any) -> tuple[Any, Any]:
+        carry, _ = jax.lax.scan(turn, carry, now)
+        return carry, tested(carry[0], first, on)
 
-    at = jnp.arange(steps).reshape(checks, -1)
-    return jax.lax.scan(check, (first, RULE.init(first)), at)[1]
+    steps = jnp.arange(len(on.train[0])), *on.train
+    parts = jax.tree.map(lambda x: x.reshape(checks, -1, *x.shape[1:]), steps)
+    return jax.lax.scan(check, (first, RULE.init(first)), parts)[1]
 
 
 def measured(seeds: int, steps: int = STEPS, checks: int = CHECKS) -> dict[str, np.ndarray]:
     """By arm `[seeds, checks, places]`."""
     keys = jax.vmap(jr.key)(jnp.arange(seeds))
+    first, on = jax.vmap(NET.init)(keys), sentences(keys, steps)
     return {
-        name: np.asarray(trained(keys, *schedule, steps, checks)) for name, schedule in ARMS.items()
+        name: np.asarray(trained(keys, first, on, *schedule, checks))
+        for name, schedule in ARMS.items()
     }
 
 

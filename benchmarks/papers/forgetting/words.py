@@ -36,7 +36,7 @@ class Vocabulary(NamedTuple):
 def _common(key: Any, of: Vocabulary, count: int, every: int = 1) -> Any:
     """Ranks by Zipf's law among each `every`-th."""
     rank = jnp.arange(every - 1, of.kind, every)
-    return rank[jr.categorical(key, -of.exponent * jnp.log(rank + 1.0), shape=(count,))]
+    return jr.choice(key, rank, (count,), p=(rank + 1.0) ** -of.exponent)
 
 
 def pair(key: Any, of: Vocabulary, count: int, words: str = "seen") -> tuple[Any, Any]:
