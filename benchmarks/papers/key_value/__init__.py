@@ -41,10 +41,10 @@ CLASSES, NEW, STEPS, BATCH = 10, 2, 1000, 64
 INCREMENTS = CLASSES // NEW
 OURS, SAME = "keys and values, other data", "keys and values, the same data"
 RATES = {  # in increments, and at once
-    "MNIST": {"votes": (1.0, 300.0), "linear": (0.003, 0.1), "hidden": (0.003, 0.1)},
+    "MNIST": {"votes": (0.3, 1000.0), "linear": (0.003, 0.1), "hidden": (0.003, 0.1)},
     "CIFAR-10-JPEG": {"votes": (10.0, 1000.0), "linear": (0.003, 0.1), "hidden": (0.003, 0.1)},
 }
-ELASTIC = {"MNIST": (0.03, 100.0), "CIFAR-10-JPEG": (0.01, 1000.0)}  # rate and strength
+ELASTIC = {"MNIST": (0.1, 300.0), "CIFAR-10-JPEG": (0.01, 300.0)}  # rate and strength
 
 
 class Model(NamedTuple):
