@@ -114,7 +114,7 @@ def test_a_tenth_of_words_is_of_the_other_kind_half_of_the_time():
         assert wrong.mean() == pytest.approx(0.05, abs=0.01)
         assert ((found[wrong] % of.kind + 1) % of.ambiguous == 0).all()
     zipf = np.asarray(run(KEY, forgetting.WORDS, 20_000)[1])
-    expected = np.arange(1, 201) ** -1.2
+    expected = np.arange(1, 201) ** -1.5
     assert (zipf == 0).mean() == pytest.approx(1 / expected.sum(), abs=0.01)
 
 

@@ -20,19 +20,22 @@ ABOUT = """
 The paper's task: *copula adjective noun* or *noun copula adjective*, then one of the two words
 again and three masks. An adjective is to be followed by itself three times, a noun by the adjective
 and twice by itself. What a word is can be learnt by heart, or be read off the first three places.
-200 nouns and 200 adjectives by Zipf's law (exponent 1.2), of which every tenth is now and then of
-the other kind; a causal transformer of two blocks of width 32 with a tied head, 4,000 steps of 64
+200 nouns and 200 adjectives by Zipf's law (exponent 1.5), of which every tenth is now and then of
+the other kind; a causal transformer of two blocks of width 32 with a tied head, 1,500 steps of 32
 with AdamW at 1e-3 and decay 0.01, counting steps by weight (`wslax.grow.scale_by_adam`). *Active*
-draws all embeddings anew every 100 steps (`wslax.contrib.forgetting`), *temporary* does so until
-step 1,500. Words are *unseen* if their embeddings, as drawn at first, never trained: only the
-context tells what they are. On *swapped* words nouns are in the adjectives' places and adjectives
-in the nouns', and an answer can be the one by context or the one by heart; the head is the 20
-commonest words of each kind, the tail the 20 rarest, none of them ambiguous. An answer is right if
-all three words are. Everything is measured 20 times in training, before embeddings are drawn anew.
+draws all embeddings anew every 100 steps (`wslax.contrib.forgetting`), *temporary* does so for the
+last time at step 400. Settings are from trials on seed 100, which is not among those below: with an
+exponent of 1.2, and with more or larger batches, context takes over the commonest words too, and at
+a rate of 3e-4 all is slower. Words are *unseen* if their embeddings, as drawn at first, never
+trained: only the context tells what they are. On *swapped* words nouns are in the adjectives'
+places and adjectives in the nouns', and an answer can be the one by context or the one by heart;
+the head is the 20 commonest words of each kind, the tail the 20 rarest, none of them ambiguous. An
+answer is right if all three words are. Everything is measured every 100 steps, just before
+embeddings are drawn anew.
 """
-WORDS = Vocabulary(kind=200, unseen=40, exponent=1.2, ambiguous=10)
-STEPS, CHECKS, BATCH, TESTED = 4000, 20, 64, 500
-ARMS = {"vanilla": (100, 0), "active": (100, STEPS + 1), "temporary": (100, 1500)}  # k and N
+WORDS = Vocabulary(kind=200, unseen=40, exponent=1.5, ambiguous=10)
+STEPS, CHECKS, BATCH, TESTED = 1500, 15, 32, 500
+ARMS = {"vanilla": (100, 0), "active": (100, STEPS + 1), "temporary": (100, 401)}  # k and N
 NET = ws.nets.transformer(WORDS.size, 7, width=32, heads=2, depth=2)
 PLACES = ("head", "unseen", "swapped head, in context", "swapped head, by heart",
           "swapped tail, in context", "swapped tail, by heart")  # fmt: skip
@@ -52,7 +55,7 @@ def share(params: Any, tokens: Any, wanted: Any) -> Any:
 
 
 class Sentences(NamedTuple):
-    """To train on, `[steps, BATCH, ...]`, and tokens, answers by context and by heart to test on."""
+    """Tokens and answers to train on, `[steps, BATCH, ...]`; to test on, also those by heart."""
 
     train: tuple[Any, Any]
     head: tuple[Any, Any, Any]
