@@ -11,7 +11,7 @@ import optax
 import wslax as ws
 from benchmarks.runner import Row, timed
 
-LAYERS, WIDTH, HEADS, VOCABULARY, BATCH, LENGTH = 8, 512, 8, 256, 4, 128
+LAYERS, WIDTH, HEADS, VOCABULARY, BATCH, LENGTH = 8, 512, 8, 256, 8, 256
 RANK, DENSITY, EVERY = 32, 0.05, 100
 
 TITLE = "Training with LIFT"
