@@ -1,6 +1,7 @@
 """Data and nets that are pruned, and their training."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,8 +35,9 @@ class Case:
     widths: tuple[int, ...]
     parts: tuple[tuple[Any, Any], ...]
 
-    @property
+    @functools.cached_property
     def groups(self) -> ws.symmetry.Groups:
+        """Of the net that is pruned."""
         whole = self.net(self.widths)
         return ws.symmetry.infer(
             whole.apply, jax.eval_shape(whole.init, jr.key(0)), self.parts[0][0][:2]
