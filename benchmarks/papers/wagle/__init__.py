@@ -79,8 +79,12 @@ def measure(seeds: int) -> Outcome:
         found = measured(problem == PROBLEMS[0], seeds)
         by = equal(found)
         told += claims(problem, by, found.alike[0, 0])
-        again = {"way": "from scratch without it", "density": "", "kept": found.again[:, 2].tolist(),
-                 "other training images": found.again[:, 3].tolist()}  # fmt: skip
+        again = {
+            "way": "from scratch without it",
+            "density": "",
+            "kept": found.again[:, 2].tolist(),
+            "other training images": found.again[:, 3].tolist(),
+        }
         tables[f"{problem}: accuracy kept at equal forgetting"] = [
             {"way": name, "density": row[0], "kept": row[1], "other training images": row[2]}
             for name, row in by.items()
