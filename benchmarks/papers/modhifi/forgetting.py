@@ -33,10 +33,10 @@ def scored(case: Case, nets: Any, images: Any) -> Any:
         own = jax.vmap(
             lambda x: ws.trace.taps(apply, params, x, read="gram", where=list(read.values()))
         )(images)
-        rest = jax.tree.map(lambda gram: gram.sum(0) - gram, own)
+        rest = jax.tree.map(lambda gram: gram.sum(0, keepdims=True) - gram, own)
         fidelity = jax.vmap(lambda grams: ws.select.scores.fidelity(params, grams, groups))
         active = jax.vmap(lambda x: ws.select.scores.activity(apply, params, groups, x))(images)
-        others = jax.tree.map(lambda x: x.sum(0) - x, active)
+        others = jax.tree.map(lambda x: x.sum(0, keepdims=True) - x, active)
         scores = fidelity(own), fidelity(rest), active, others
         return {id: tuple(part[id] for part in scores) for id in read}
 

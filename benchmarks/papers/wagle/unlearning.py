@@ -47,10 +47,10 @@ def wagle(params: Any, forget: Any, retain: Any, key: Any, batches: float, mu: A
 
 SCORES = {
     "WAGLE": functools.partial(wagle, mu=MUS[0]),
-    "weight": lambda p, f, r, key, n: ws.select.scores.magnitude(p),
-    "forget gradient": lambda p, f, r, key, n: ws.select.scores.gradient(p, f),
-    "both gradients": lambda p, f, r, key, n: jax.tree.map(lambda f, r: jnp.abs(f * r), f, r),
-    "random": lambda p, f, r, key, n: ws.select.scores.random(p, key=key),
+    "weight": lambda p, f, r, key, batches: ws.select.scores.magnitude(p),
+    "forget gradient": lambda p, f, r, key, batches: ws.select.scores.gradient(p, f),
+    "both gradients": lambda p, f, r, key, batches: jax.tree.map(lambda f, r: jnp.abs(f * r), f, r),
+    "random": lambda p, f, r, key, batches: ws.select.scores.random(p, key=key),
 }
 OTHERS = ("both gradients", "forget gradient", "weight")
 
@@ -78,7 +78,7 @@ def gradients(params: Any, forget: Any, retain: Any) -> tuple[Any, Any]:
 
 def unlearned(key: Any, params: Any, mask: Any, rate: Any, forget: Any, retain: Any) -> Any:
     """A net after all steps of gradient difference on the weights of a mask."""
-    pairs = jr.randint(key, (STEPS * BATCH, 2), 0, jnp.array([len(forget[1]), len(retain[1])]))
+    pairs = jr.randint(key, (STEPS * BATCH, 2), 0, jnp.array([[len(forget[1]), len(retain[1])]]))
     on = lambda params, part, rows: loss(params, part[0][rows], part[1][rows])
     both = lambda params, rows, _: on(params, retain, rows[:, 1]) - on(params, forget, rows[:, 0])
     return fitted(both, ws.select.hold(optax.adam(rate), mask), params, key, (pairs, pairs), STEPS)
@@ -106,6 +106,13 @@ def tried(keys: Any, nets: Any, digits: Any, masks: Any, sets: Any, held: Any) -
     seeds = jax.vmap(one, (None, 0, 0, 0, 0, 0))
     rates = jax.vmap(seeds, (0, None, None, None, None, None))
     return rates(jnp.array(RATES), keys, nets, digits, masks, sets)
+
+
+@functools.partial(jax.jit, static_argnames="density")
+def highest(scores: Any, density: float) -> Any:
+    """The mask of each seed's highest scores, all weights in one ranking."""
+    top = functools.partial(ws.select.masks.top, density=density, scope="model", rest=True)
+    return jax.vmap(top)(scores)
 
 
 def alike(scores: list[Any], others: list[Any]) -> np.ndarray:
@@ -136,9 +143,7 @@ def measured(digit: bool, seeds: int) -> Found:
 
     # The retain gradient has as many batches in the authors' sum as its images fill.
     slopes, batches = gradients(nets, forget, retain), retain[1].shape[1] / SUMMED
-    scored = lambda score: jax.jit(
-        jax.vmap(lambda params, f, r, key: score(params, f, r, key, batches))
-    )(nets, *slopes, keys)
+    scored = lambda score: jax.vmap(functools.partial(score, batches=batches))(nets, *slopes, keys)
     scores = {name: scored(score) for name, score in SCORES.items()}
     run = lambda masks: np.concatenate(
         [start, np.asarray(tried(keys, nets, digits, masks, sets, held))]
@@ -146,8 +151,7 @@ def measured(digit: bool, seeds: int) -> Found:
     lines = {("all weights", 1.0): run(jax.tree.map(lambda x: jnp.ones(x.shape, bool), nets))}
     for name, score in scores.items():
         for density in DENSITIES:
-            top = functools.partial(ws.select.masks.top, density=density, scope="model", rest=True)
-            lines[name, density] = run(jax.jit(jax.vmap(top))(score))
+            lines[name, density] = run(highest(score, density))
     ours = [scored(functools.partial(wagle, mu=mu)) for mu in MUS]
     found = alike(ours, [scores[name] for name in OTHERS])
     return Found(lines, np.asarray(of(again, digits, sets)), found)
