@@ -26,15 +26,16 @@ def toy():
     rng = np.random.default_rng(0)
     part = rng.normal(size=(20, 4)).astype(np.float32), rng.integers(0, 3, 20).astype(np.int32)
     case = case_of(4, (6, 5), 3, (part, part, part))
-    return case, jax.vmap(case.net(case.widths).init)(jr.split(jr.key(0), 2))
+    return case, jax.jit(jax.vmap(case.net(case.widths).init))(jr.split(jr.key(0), 2))
 
 
 def test_convolutions_as_products_are_convolutions():
     net = ws.nets.conv(8, (3, 4), 5, 2)
-    params = net.init(jr.key(0))
+    params = jax.jit(net.init)(jr.key(0))
     params["norm_0"]["scale"] = jnp.array([1.0, 2.0, 0.5])
     x = jr.normal(jr.key(1), (6, 8, 8, 2))
-    np.testing.assert_allclose(convolved(params, x), net.apply(params, x), rtol=1e-4, atol=1e-5)
+    ours, flax = (jax.jit(apply)(params, x) for apply in (convolved, net.apply))
+    np.testing.assert_allclose(ours, flax, rtol=1e-4, atol=1e-5)
 
 
 def test_training_takes_as_many_steps_as_told():
@@ -69,7 +70,11 @@ def test_original_weights_are_those_of_the_kept_units(toy):
 
 def test_the_small_net_may_take_more_steps_up_to_the_cap(toy):
     case, large = toy
-    make = lambda widths: jax.vmap(case.net(widths).init)(jr.split(jr.key(0), 2))
+
+    def make(widths):
+        like = jax.eval_shape(case.net(widths).init, jr.key(0))
+        return jax.tree.map(lambda x: jnp.zeros((1, *x.shape)), like)
+
     products = lambda a, b: 2 * (4 * a + a * b + 3 * b)
     more = rethinking.longer(case, make((4, 4)), large)
     assert more == pytest.approx(products(6, 5) / products(4, 4), rel=0.2)  # and biases
@@ -135,7 +140,8 @@ def test_a_class_goes_with_the_unit_that_is_its_own():
     y = np.tile(np.arange(10, dtype=np.int32), 20)
     part = np.eye(10, dtype=np.float32)[y], y
     case = case_of(10, (10,), 10, (part, part, part))
-    params = jax.tree.map(jnp.zeros_like, case.net((10,)).init(jr.key(0)))
+    like = jax.eval_shape(case.net((10,)).init, jr.key(0))
+    params = jax.tree.map(lambda x: jnp.zeros(x.shape), like)
     for layer in params.values():
         layer["kernel"] = jnp.eye(10)
     found = forgetting.forgotten(case, jax.tree.map(lambda x: x[None], params))
@@ -184,7 +190,7 @@ def test_ways_are_compared_at_equal_forgetting():
 
 
 def test_unlearning_moves_masked_weights_alone():
-    net = unlearning.NET.init(jr.key(0))
+    net = jax.jit(unlearning.NET.init)(jr.key(0))
     rng = np.random.default_rng(0)
     forget, retain = (
         (rng.normal(size=(n, 784)).astype(np.float32), np.full(n, label))
