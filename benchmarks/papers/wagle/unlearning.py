@@ -12,7 +12,7 @@ import optax
 from scipy import stats
 
 import wslax as ws
-from benchmarks.papers.rethinking.cases import BATCH, fitted
+from benchmarks.papers.fitting import BATCH, fitted
 
 BEFORE, STEPS, SUMMED = 1000, 60, 32
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
