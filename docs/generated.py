@@ -194,8 +194,8 @@ def _block() -> dict:
     return attention | mlp | {"down/kernel": shape(11008, 4096)} | norms | biases
 
 
-def _ways() -> list[tuple[str, str, object]]:
-    """Ways to train, each with its name in the experiment on fine-tuning, and what it is."""
+def _ways() -> list[tuple[str, object]]:
+    """Ways to train, as they are called, and what they are."""
     import optax
 
     from wslax import adapt, select
@@ -203,45 +203,42 @@ def _ways() -> list[tuple[str, str, object]]:
     adam, block = optax.adamw(1e-4), _block()
     chosen = dict(density=0.05, where="*/kernel")
     return [
-        ("all weights, `optax.adamw`", "full", adam),
-        ("`select.lift(rank=32, density=0.05)`", "LIFT", select.lift(adam, 32, **chosen)),
-        ("`select.lift(rank=32, lora_rank=32)`", "LIFT",
+        ("all weights, `optax.adamw`", adam),
+        ("`select.lift(rank=32, density=0.05)`", select.lift(adam, 32, **chosen)),
+        ("`select.lift(rank=32, lora_rank=32)`",
          select.lift(adam, 32, lora_rank=32, where="*/kernel")),
-        ("`select.sparse(scores.saliency, density=0.05)`", "saliency",
+        ("`select.sparse(scores.saliency, density=0.05)`",
          select.sparse(adam, select.scores.saliency, **chosen)),
-        ("`adapt.lora(8)`", "LoRA", adapt.lora(8)),
-        ("`adapt.lora(32)`", "LoRA", adapt.lora(32)),
-        ("`adapt.dora(32)`", "", adapt.dora(32)),
-        ("`adapt.pissa(32)`", "", adapt.pissa(32)),
-        ("`adapt.vera(256)`", "", adapt.vera(256)),
-        ("`adapt.ia3()`", "", adapt.ia3()),
-        ("`adapt.loha(8)`", "", adapt.loha(8)),
-        ("`adapt.lokr(8)`", "", adapt.lokr(8)),
-        ("`adapt.oft(32)`", "", adapt.oft(32)),
-        ("`adapt.boft(4, factors=2)`", "", adapt.boft(4, factors=2)),
-        ("`adapt.bone(64)`", "", adapt.bone(64)),
-        ("`adapt.miss(64)`", "", adapt.miss(64)),
-        ("`adapt.splora(16)`", "", adapt.splora(16)),
-        ("`adapt.whole(adapt.norms(params))`", "", adapt.whole(where=adapt.norms(block))),
-        ("`adapt.whole(adapt.biases(params))`", "", adapt.whole(where=adapt.biases(block))),
+        ("`adapt.lora(8)`", adapt.lora(8)),
+        ("`adapt.lora(32)`", adapt.lora(32)),
+        ("`adapt.dora(32)`", adapt.dora(32)),
+        ("`adapt.pissa(32)`", adapt.pissa(32)),
+        ("`adapt.vera(256)`", adapt.vera(256)),
+        ("`adapt.ia3()`", adapt.ia3()),
+        ("`adapt.loha(8)`", adapt.loha(8)),
+        ("`adapt.lokr(8)`", adapt.lokr(8)),
+        ("`adapt.oft(32)`", adapt.oft(32)),
+        ("`adapt.boft(4, factors=2)`", adapt.boft(4, factors=2)),
+        ("`adapt.bone(64)`", adapt.bone(64)),
+        ("`adapt.miss(64)`", adapt.miss(64)),
+        ("`adapt.splora(16)`", adapt.splora(16)),
+        ("`adapt.whole(adapt.norms(params))`", adapt.whole(where=adapt.norms(block))),
+        ("`adapt.whole(adapt.biases(params))`", adapt.whole(where=adapt.biases(block))),
     ]  # fmt: skip
 
 
 def choosing() -> str:
-    """Ways to train a model by what they train, and what was measured of them."""
+    """Ways to train a model by what they train, largest first."""
     import jax
     import optax
 
-    from benchmarks.papers.runner import latest, shown
     from wslax import tree
     from wslax.adapter import Adapter
 
     adam, block = optax.adamw(1e-4), _block()
     whole = tree.nbytes(jax.eval_shape(adam.init, block))
-    tables = latest().get("lift", {"tables": {}})["tables"]
-    cases = [title for title in tables if title.endswith(": accuracies")]
     rows = []
-    for call, name, way in _ways():
+    for call, way in _ways():
         if isinstance(way, Adapter):
             train, _ = jax.eval_shape(way.init, jax.random.key(0), block)
             count, state = tree.size(train), jax.eval_shape(adam.init, train)
@@ -249,19 +246,12 @@ def choosing() -> str:
             state = jax.eval_shape(way.init, block)
             moments = optax.tree_utils.tree_get(state, "mu")
             count = tree.size(moments)
-        cells = []
-        for title in cases:
-            found = next((row for row in tables[title] if row["way"] == name), {})
-            cells += [shown(found[key]) if key in found else "" for key in ("target", KEPT)]
         share = f"{count / tree.size(block):.3%}"
-        rows.append((count, (call, share, f"{tree.nbytes(state) / whole:.3%}", *cells)))
-    names = [title.removesuffix(": accuracies") for title in cases]
-    measured = (f"{name}: {what}" for name in names for what in ("learned", "kept at equal gain"))
-    head = ("way", "trains", "optimizer's state", *measured)
-    return _table(head, [cells for _, cells in sorted(rows, key=lambda row: -row[0])])
+        rows.append((count, (call, share, f"{tree.nbytes(state) / whole:.3%}")))
+    ranked = sorted(rows, key=lambda row: -row[0])
+    return _table(("way", "trains", "optimizer's state"), [cells for _, cells in ranked])
 
 
-KEPT = "source at equal gain"
 PARTS = {
     "choosing.md": (choosing,),
     "growing.md": (kept,),

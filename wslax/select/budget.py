@@ -9,7 +9,7 @@ import numpy as np
 from wslax import tree
 from wslax.errors import WeightSpaceError
 from wslax.globs import hashable
-from wslax.select.matrices import of_leaves, ranked
+from wslax.select.matrices import check_floats, of_leaves, ranked
 from wslax.symmetry.matrices import MatrixAxes
 from wslax.symmetry.types import Groups
 from wslax.typing import Params, Where
@@ -132,13 +132,8 @@ def picked(params: Params, where: Where) -> list[bool]:
     else:
         found = jax.tree.leaves(tree.picked(params, hashable(where)))
     for (name, leaf), mine in zip(named.items(), found, strict=True):
-        if mine and (not tree.is_float(leaf) or leaf.size == 0):
-            raise WeightSpaceError(
-                f"{name}: expected floats to select from, got {tree.aval(leaf)}; let where= pick "
-                "others alone"
-            )
-        if mine and leaf.size > np.iinfo(np.int32).max:
-            raise WeightSpaceError(f"{name}: more than 2^31 weights; split the leaf")
+        if mine:
+            check_floats(name, leaf)
     if not any(found):
         raise WeightSpaceError("there is no matrix of floats to select from")
     return found

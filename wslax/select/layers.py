@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from wslax import tree
 from wslax.errors import WeightSpaceError
 from wslax.symmetry.find import locate
-from wslax.symmetry.matrices import MatrixAxes, matrix_axes
-from wslax.symmetry.types import WINDOW, Groups
+from wslax.symmetry.matrices import MatrixAxes, apart, matrix_axes, sides_of
+from wslax.symmetry.types import Groups
 from wslax.typing import Array, Params
 
 
@@ -23,23 +23,17 @@ def summed_axes(params: Params, groups: Groups | None) -> dict[str, MatrixAxes]:
     """
     if groups is None:
         return matrix_axes(params)
-    roles: dict[str, dict[str, set[int]]] = {}
-    for group in groups.all:
-        window = (group.frozen_by or "").startswith(WINDOW)
-        for site in group.sites:
-            role = "consumed" if window else site.role
-            roles.setdefault(site.name, {}).setdefault(role, set()).add(site.axis)
-    axes = {}
+    sides, found = sides_of(groups, windows=True), {}
     for name, original in locate(params, groups).items():
-        consumed, produced = (roles[original].get(r, set()) for r in ("consumed", "produced"))
+        consumed, produced = sides[original]
         ones = {a for a, n in enumerate(groups.shape[original]) if n == 1}
         if produced:
             consumed = consumed | ones
         elif consumed:
             produced = ones
-        if consumed and produced and not consumed & produced:
-            axes[name] = MatrixAxes(tuple(sorted(consumed)), tuple(sorted(produced)))
-    return axes
+        if axes := apart(consumed, produced):
+            found[name] = axes
+    return found
 
 
 def inputs(params: Params, groups: Groups | None = None) -> tree.ByLeaf:

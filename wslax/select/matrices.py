@@ -35,6 +35,17 @@ def found(params: Params, groups: Groups | None) -> dict[str, MatrixAxes]:
     }
 
 
+def check_floats(name: str, leaf: Any) -> None:
+    """Raise unless a leaf holds floats that can be selected from."""
+    if not tree.is_float(leaf) or 0 in leaf.shape:
+        raise WeightSpaceError(
+            f"{name}: expected floats to select from, got {tree.aval(leaf)}; let where= pick "
+            "others alone"
+        )
+    if leaf.size > np.iinfo(np.int32).max:
+        raise WeightSpaceError(f"{name}: more than 2^31 weights; split the leaf")
+
+
 def of_leaves(params: Params, where: Where, groups: Groups | None) -> list[MatrixAxes | None]:
     """For each leaf the axes of a matrix, None where nothing is selected from.
 
@@ -63,13 +74,7 @@ def of_leaves(params: Params, where: Where, groups: Groups | None) -> list[Matri
         )
     for name in taken:
         leaf = named[name]
-        if not tree.is_float(leaf) or 0 in leaf.shape:
-            raise WeightSpaceError(
-                f"{name}: expected floats to select from, got {tree.aval(leaf)}; let where= pick "
-                "others alone"
-            )
-        if leaf.size > np.iinfo(np.int32).max:
-            raise WeightSpaceError(f"{name}: more than 2^31 weights; split the leaf")
+        check_floats(name, leaf)
         if name not in axes and len(leaf.shape) < 2:
             axes[name] = MatrixAxes((), tuple(range(-len(leaf.shape), 0)))
         elif name not in axes:

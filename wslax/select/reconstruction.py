@@ -29,11 +29,6 @@ def _factor(gram: Array, damp: Any) -> tuple[Array, Array]:
     return dead, inverse[::-1, ::-1]
 
 
-def _least(scores: Array, keep: int) -> Array:
-    """All but the `keep` highest scores; of equal ones the last go."""
-    return ~top_k_mask(scores, keep)
-
-
 def _block(w: Array, u: Array, pattern: Pattern) -> tuple[Array, Array, Array]:
     """Prune the rows of one block, each making the later ones good; their errors, too.
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from wslax import tree
 from wslax.symmetry.find import locate
-from wslax.symmetry.types import Groups
+from wslax.symmetry.types import WINDOW, Groups
 from wslax.typing import Array, Params
 
 
@@ -48,16 +48,48 @@ def matrix_axes(params: Params, groups: Groups | None = None) -> dict[str, Matri
     leaves = {n: leaf for n, leaf in tree.named_leaves(params).items() if tree.is_float(leaf)}
     if groups is None:
         return {n: MatrixAxes((0,), (1,)) for n, leaf in leaves.items() if len(leaf.shape) == 2}
-    roles: dict[str, dict[str, set[int]]] = {}
-    for group in groups.all:
-        for site in group.sites:
-            roles.setdefault(site.name, {}).setdefault(site.role, set()).add(site.axis)
-    found = {}
+    sides, found = sides_of(groups), {}
     for name, original in locate(params, groups).items():
-        consumed, produced = (roles[original].get(r, set()) for r in ("consumed", "produced"))
-        if name in leaves and consumed and produced and not consumed & produced:
-            found[name] = MatrixAxes(tuple(sorted(consumed)), tuple(sorted(produced)))
+        if name in leaves and (axes := apart(*sides[original])):
+            found[name] = axes
     return found
+
+
+def sides_of(groups: Groups, *, windows: bool = False) -> dict[str, tuple[set[int], set[int]]]:
+    """For each leaf of the groups the axes that are consumed and those that are produced.
+
+    Args:
+      groups: the groups.
+      windows: whether windows of convolutions count as consumed.
+
+    Example:
+        >>> import numpy as np
+        >>> sites = [[("w", 0, "consumed")], [("w", 1, "produced")]]
+        >>> sides_of(Groups.from_sites({"w": np.zeros((2, 3))}, sites))
+        {'w': ({0}, {1})}
+    """
+    sides: dict[str, tuple[set[int], set[int]]] = {}
+    for group in groups.all:
+        window = windows and (group.frozen_by or "").startswith(WINDOW)
+        for site in group.sites:
+            consumed, produced = sides.setdefault(site.name, (set(), set()))
+            if window or site.role == "consumed":
+                consumed.add(site.axis)
+            elif site.role == "produced":
+                produced.add(site.axis)
+    return sides
+
+
+def apart(consumed: set[int], produced: set[int]) -> MatrixAxes | None:
+    """The axes of a matrix, if it has both and none is on both sides.
+
+    Example:
+        >>> apart({0}, {1}), apart({0, 1}, {1})
+        (MatrixAxes(consumed=(0,), produced=(1,)), None)
+    """
+    if not consumed or not produced or consumed & produced:
+        return None
+    return MatrixAxes(tuple(sorted(consumed)), tuple(sorted(produced)))
 
 
 def to_matrices(leaf: Array, axes: MatrixAxes) -> Array:

@@ -121,18 +121,6 @@ def own(node: Any) -> Any:
     return dataclasses.replace(node, **(inner | dict.fromkeys(node.shared)))
 
 
-def written_out(params: Any) -> Any:
-    """A tree with its factored leaves as arrays.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from wslax.trace import Sparse
-        >>> written_out({"w": Sparse(jnp.zeros(3), jnp.array([1]), jnp.array([2.0]))})["w"].tolist()
-        [0.0, 2.0, 0.0]
-    """
-    return jax.tree.map(lambda x: x.dense() if is_factored(x) else x, params, is_leaf=is_factored)
-
-
 def over_members(params: Any, *, dense: int | None = None) -> Any:
     """The `in_axes` of a population that shares its bases: only the changes differ by member.
 
