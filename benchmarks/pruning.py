@@ -18,7 +18,8 @@ made half as wide: half of the channels of every free group go, by DepGraph's gr
 `symmetry.infer` reads the groups from the model's program, traced on shapes; `scores.along` sums
 squares along them, `select.prune` slices parameters and statistics. Torch-Pruning's pruner is made
 (it runs the model once and builds its dependency graph) and takes its step, on the same net written
-in PyTorch. Each starts from the model and ends with the small one, on the same cores, in turn.
+in PyTorch. Each starts from the model and ends with the small one, on the same cores, in turn; both
+have run once before, on another copy of the model.
 Groups are data, so a run may also begin with those of an earlier one. Weights are host arrays, as
 read from a file, and JAX arrays, whose first call compiles its slices.
 """
@@ -93,8 +94,10 @@ def pruned(variables: Any, groups: symmetry.Groups) -> Any:
 
 
 def infer(variables: Any) -> symmetry.Groups:
-    jax.clear_caches()  # or the second trace would be the first one's
-    return symmetry.infer(apply, variables, jax.ShapeDtypeStruct(IMAGE, jnp.float32))
+    def model(variables: Any, x: Any) -> Any:  # a new one each time, or the trace would be known
+        return apply(variables, x)
+
+    return symmetry.infer(model, variables, jax.ShapeDtypeStruct(IMAGE, jnp.float32))
 
 
 def torch_net() -> Any:
@@ -149,6 +152,7 @@ def by_torch_pruning() -> tuple[float, float, int]:
 
 
 def timed(fn: Any, *args: Any) -> tuple[float, Any]:
+    time.sleep(0.5)  # until PyTorch's threads have stopped to spin
     start = time.perf_counter()
     out = jax.block_until_ready(fn(*args))
     return time.perf_counter() - start, out
@@ -174,7 +178,6 @@ def measure(repeats: int) -> list[Row]:
         made, stepped, left = by_torch_pruning()
         read, groups = timed(infer, host)
         on_host, small = timed(pruned, host, groups)
-        pruned(device, groups)  # compiles again what infer() cleared
         on_device, _ = timed(pruned, device, groups)
         sizes |= {left, tree.size(small["params"])}
         for name, value in (

@@ -1,5 +1,6 @@
 """Charges as linear forms over elements, and the equations that a program demands of them."""
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -35,6 +36,10 @@ def _raised(form: dict[int, np.ndarray], rank: int) -> dict[int, np.ndarray]:
 
 def distinct(arrays: Sequence[np.ndarray]) -> set[tuple[float, ...]]:
     """What the arrays are together, at one element or another."""
+    if all(x.size == 1 for x in arrays):
+        return {tuple(x.item() for x in arrays)}
+    if sum(len({x.shape[a] for x in arrays} - {1}) for a in range(arrays[0].ndim)) == 1:
+        return _along_one(arrays)
     long = math.prod(np.broadcast_shapes(*(x.shape for x in arrays))) > MANY
     for axis in range(arrays[0].ndim) if long else ():
         varying = [x for x in arrays if x.shape[axis] > 1]
@@ -45,6 +50,21 @@ def distinct(arrays: Sequence[np.ndarray]) -> set[tuple[float, ...]]:
             arrays = [x.take(places, axis) if x.shape[axis] > 1 else x for x in arrays]
     whole = np.broadcast_arrays(*arrays)
     return set(zip(*(x.ravel().tolist() for x in whole), strict=True))
+
+
+def _along_one(arrays: Sequence[np.ndarray]) -> set[tuple[float, ...]]:
+    """The same for arrays of one axis that is longer than 1: elements of zeros are looked at once."""
+    flat = [x.ravel() for x in arrays]
+    somewhere = functools.reduce(np.logical_or, [x != 0 for x in flat if x.size > 1])
+    places = np.flatnonzero(somewhere).tolist()
+    if len(places) < somewhere.size:
+        places.append(int(somewhere.argmin()))
+    return set(
+        zip(
+            *(x[places].tolist() if x.size > 1 else x.tolist() * len(places) for x in flat),
+            strict=True,
+        )
+    )
 
 
 class System:
@@ -62,11 +82,13 @@ class System:
             for unknown in form or ():
                 by_group[self.groups[unknown]].append(unknown)
             for unknowns in by_group.values():
-                if len(unknowns) == 1 and not self.signs:
-                    (unknown,) = unknowns
-                    self.rows.update([((unknown, 1.0),)] if (form or {})[unknown].any() else [])
+                arrays = [(form or {})[u] for u in unknowns]
+                if not any(x.any() for x in arrays):
                     continue
-                for found in distinct([(form or {})[u] for u in unknowns]):
+                if len(unknowns) == 1 and not self.signs:
+                    self.rows.add(((unknowns[0], 1.0),))
+                    continue
+                for found in distinct(arrays):
                     row = tuple((u, n) for u, n in zip(unknowns, found, strict=True) if n)
                     self.rows.update([row] if row else [])
 
