@@ -53,7 +53,7 @@ def distinct(arrays: Sequence[np.ndarray]) -> set[tuple[float, ...]]:
 
 
 def _along_one(arrays: Sequence[np.ndarray]) -> set[tuple[float, ...]]:
-    """The same for arrays of one axis that is longer than 1: elements of zeros are looked at once."""
+    """The same where one axis alone is longer than 1."""
     flat = [x.ravel() for x in arrays]
     somewhere = functools.reduce(np.logical_or, [x != 0 for x in flat if x.size > 1])
     places = np.flatnonzero(somewhere).tolist()
