@@ -252,8 +252,32 @@ def choosing() -> str:
     return _table(("way", "trains", "optimizer's state"), [cells for _, cells in ranked])
 
 
+NAMED = {
+    "full": "all weights",
+    "full, L2 to start": "all weights, drawn to the start",
+    "LIFT": "`select.lift`",
+    "LoRA": "`adapt.lora`",
+}
+
+
+def learned() -> str:
+    """What ways of one size learn of a target, and keep of a source, from the last record."""
+    from benchmarks.papers.runner import latest, shown
+
+    tables = latest()["lift"]["tables"]
+    titles = [title for title in tables if title.endswith(": accuracies")]
+    cases = [title.removesuffix(": accuracies") for title in titles]
+    head = ("way", *(f"{case}: {what}" for case in cases for what in ("learned", "kept")))
+    rows = []
+    for found in zip(*(tables[title] for title in titles), strict=True):
+        way = found[0]["way"]
+        figures = (shown(row[key]) for row in found for key in ("target", "source at equal gain"))
+        rows.append((NAMED.get(way, f"`select.sparse`, {way}"), *figures))
+    return _table(head, rows)
+
+
 PARTS = {
-    "choosing.md": (choosing,),
+    "choosing.md": (choosing, learned),
     "growing.md": (kept,),
     "methods.md": (markdown, measured, functions),
     "scaling.md": (travelled,),
