@@ -284,7 +284,10 @@ def lift(
 ) -> optax.GradientTransformation:
     r"""Train only the principal weights, with optimizer state for them alone (LIFT).
 
-    `sparse` by `scores.principal`: the selection is `principal_mask` of the parameters.
+    `sparse` by `scores.principal`: the selection is `principal_mask` of the parameters. The paper
+    finds it better than full fine-tuning on language models; on the small models of
+    `benchmarks/papers/lift` a random selection (`sparse` by `scores.random`) learns and keeps as
+    much, so try both.
 
     Args:
       inner: as in `sparse`.
