@@ -39,9 +39,13 @@ start and after 6, 12, 24 and 48 steps, or 8, 16 and 32, which makes a line of a
 the table is that of the rate and step of highest validation target, *source at equal gain* what a
 line keeps, its points joined, where 90% is gained of what that arm gains that gains least at its
 best. For the latter an arm has the rate that keeps most so on validation data, in the mean over
-seeds; on test data the level is each seed's own. Grids were set after one trial of full, LIFT,
-random and LoRA on a seed's examples that is not recorded, with the same held-out data. The paper
-tunes language models of billions of parameters with thousands of examples.
+seeds; on test data the level is each seed's own. Grids were set after one trial of full, L2,
+LIFT, random and LoRA on a seed's examples that is not recorded, with the same held-out data. On
+sentences all masks and full keep most at the lowest rate of their grids. Run afterwards with a
+lower one (1e-5 for full, 3e-4 for masks; it is not in the tables), gradient and saliency keep more
+at it, 0.9923 ± 0.0090 and 0.9962 ± 0.0035, so that nothing below says that LIFT keeps more than
+they do; the others keep most at the same rates as below. The paper tunes language models of
+billions of parameters with thousands of examples.
 """
 OURS = "LIFT"
 
