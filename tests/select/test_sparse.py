@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import linen, nnx
+from flax import linen, nnx, serialization
 from flax.training.train_state import TrainState
 
 import wslax as ws
@@ -163,6 +163,15 @@ def test_injected_into_the_inner_transformation():
     np.testing.assert_allclose(updates["b"], jnp.where(moved, -0.25 * slope(PARAMS)["b"], 0))
 
 
+def test_further_arguments_go_to_the_inner_transformation():
+    inner = optax.chain(master(optax.sgd(0.5)), optax.contrib.reduce_on_plateau(patience=1))
+    optimizer = sparse(inner, scores.magnitude, density=0.2)
+    state = optimizer.init(PARAMS)
+    for _ in range(4):
+        _, state = optimizer.update(slope(PARAMS), state, PARAMS, value=jnp.float32(1))
+    assert state.inner[1].scale < 1
+
+
 @pytest.mark.parametrize("kind", ["safetensors", "orbax"])
 def test_a_saved_state_goes_on_exactly(plain, tmp_path, kind):
     path = str(tmp_path / f"state.{kind}")
@@ -240,6 +249,11 @@ def test_swapped_in_a_flax_train_state():
     moved = jax.tree.map(lambda a, b: int((a != b).sum()), state.params, variables["params"])
     assert moved["hidden"] == {"kernel": round(0.05 * 16 * 48), "bias": 0}
     assert moved["head"] == {"kernel": round(0.05 * 48 * 10), "bias": 0}
+
+    fresh = TrainState.create(apply_fn=net.apply, params=variables["params"], tx=tx)
+    again = serialization.from_bytes(fresh, serialization.to_bytes(state))
+    assert jax.tree.structure(again) == jax.tree.structure(state)
+    same(train_step(again)[0], train_step(state)[0])
 
 
 def test_swapped_in_an_nnx_optimizer():
