@@ -16,7 +16,7 @@ from wslax.select.alike import each
 from wslax.select.budget import Budget, Choice, at_least_one, checked, chosen
 from wslax.select.following import followed
 from wslax.select.matrices import warn_left_out
-from wslax.select.places import gathered, places, spread, total
+from wslax.select.places import gathered, places, put, total
 from wslax.select.principal import Kind, kinds
 from wslax.select.scores.weights import leaf_principal
 from wslax.select.state import Selection, SparseState, known_to_flax
@@ -161,7 +161,7 @@ def _selecting(
         def placed(leaf: Any, at: Any, step: Any) -> Any:
             if at is None:
                 return jnp.zeros_like(leaf)
-            return spread(at, step.astype(leaf.dtype), leaf.shape)
+            return put(jnp.zeros_like(leaf), at, step)
 
         structure = jax.tree.structure(updates)
         columns = [structure.flatten_up_to(t) for t in (updates, indices, steps)]
