@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from wslax import WeightSpaceError, adapt
+from wslax import WeightSpaceError, adapt, symmetry
 
 W = np.array([[0.5, -0.1, 0.0], [1.2, -1.4, 0.9]], np.float32)
 
@@ -34,5 +34,10 @@ def test_the_gradient_is_that_of_the_weight_times_the_slope():
 def test_weights_beyond_the_bound_are_refused():
     with pytest.raises(WeightSpaceError, match=r"w: holds a weight of size 1.4, and a = 0.5"):
         adapt.compander(0.5, 0.1).init(0, {"w": W})
+    stack = {"w": np.stack([W, W])}
+    sites = [[("w", 1, "consumed")], [("w", 2, "produced")]]
+    groups = symmetry.Groups.from_sites(stack, sites)
+    with pytest.raises(WeightSpaceError, match=r"w: holds a weight of size 1.4, and a = 0.5"):
+        adapt.compander(0.5, 0.1, groups=groups).init(0, stack)
     with pytest.raises(WeightSpaceError, match="positive a and b"):
         adapt.compander(1.0, 0.0)

@@ -193,5 +193,6 @@ def test_ranks_and_leaves_that_do_not_fit():
         adapt.lora(1, where="b").init(0, {"w": W, "b": W[0]})
     with pytest.raises(WeightSpaceError, match="at least one"):
         adapt.chain()
-    with pytest.raises(WeightSpaceError, match="rank >= 1"):
-        adapt.vera(0)
+    for make in (adapt.lora, adapt.dora, adapt.vera):
+        with pytest.raises(WeightSpaceError, match="rank >= 1, got 0"):
+            make(0)

@@ -130,6 +130,18 @@ def test_what_was_trained_here(tmp_path, kind):
     assert again.config.items() >= config.items()
 
 
+def test_the_rank_of_pissa_is_filled_in(tmp_path):
+    params = flax(BASE)
+    adapter = ws.adapt.pissa(2, where=["up/kernel", "down/kernel"])
+    train, fixed = adapter.init(0, params)
+    config = {"peft_type": "LORA", "lora_alpha": 4, "init_lora_weights": "pissa"}
+    write_peft(tmp_path / "a", params, adapter, train, fixed, config)
+    again = read_peft(tmp_path / "a", params)
+    assert again.config["r"] == 2
+    fused = [a.fuse(params, t, f) for a, t, f in ((adapter, train, fixed), again[:3])]
+    jax.tree.map(close, *fused)
+
+
 def test_a_chain_of_adapters(tmp_path):
     params = flax(BASE)
     adapter = ws.adapt.chain(

@@ -173,6 +173,14 @@ def test_bad_input_is_named():
     train, fixed = adapter.init(None, PARAMS)
     with pytest.raises(ws.WeightSpaceError, match="'b' are selected, which the model lacks"):
         adapter.fuse({"a": PARAMS["a"]}, train, fixed)
+    wider = {**PARAMS, "b": draw(8, 4)}
+    for change in (adapter.fuse, adapter.apply):
+        with pytest.raises(ws.WeightSpaceError, match=r"b: places are of a leaf \[8, 3\], the mod"):
+            change(wider, train, fixed)
+    with pytest.raises(ws.WeightSpaceError, match=r"a/kernel: expected values .*, got none"):
+        adapter.fuse(PARAMS, {"b": train["b"]}, fixed)
+    with pytest.raises(ws.WeightSpaceError, match=r"b: places are of a leaf \[3, 8\]"):
+        refresh(sgd, PARAMS, train, fixed, sgd.init(train), {**MASK, "b": MASK["b"].T})
     more = masks.top(scores.magnitude(PARAMS), density=0.5)
     with pytest.raises(ws.WeightSpaceError, match="a/kernel: the new mask selects 24 weights"):
         refresh(sgd, PARAMS, train, fixed, sgd.init(train), more)

@@ -127,6 +127,7 @@ def test_what_does_not_fit_is_refused():
         ({}, "either density= or n_of_m="),
         ({"density": 1.5}, "above 0 and at most 1, got 1.5"),
         ({"n_of_m": (3, 2)}, "1 <= n <= m"),
+        ({"density": 0.5, "block": 0}, "block: expected at least 1, got 0"),
         ({"n_of_m": (2, 4)}, "w: sums over 6 inputs, no multiple of 4"),
     ):
         with pytest.raises(WeightSpaceError, match=sentence):

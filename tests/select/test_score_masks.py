@@ -46,6 +46,15 @@ def test_nan_is_lowest():
     assert mask.tolist() == [False, True, True, False]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_exactly_k_where_nan_is_among_them(dtype):
+    x = jnp.array([jnp.nan, 1.0, jnp.nan, -jnp.inf, jnp.nan], dtype)
+    got = [largest([x[:3], x[3:]], k) for k in range(6)]
+    order = [1, 3, 0, 2, 4]
+    for k, parts in enumerate(got):
+        assert np.flatnonzero(np.concatenate(parts)).tolist() == sorted(order[:k])
+
+
 TREE = {"a": draw(6, 8), "b": draw(3, 4, 5, seed=1), "bias": draw(7, seed=2), "n": np.arange(3)}
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import linen, nnx
+from flax import linen, nnx, serialization
 from flax.training.train_state import TrainState
 
 import wslax as ws
@@ -163,6 +163,15 @@ def test_injected_into_the_inner_transformation():
     np.testing.assert_allclose(updates["b"], jnp.where(moved, -0.25 * slope(PARAMS)["b"], 0))
 
 
+def test_further_arguments_go_to_the_inner_transformation():
+    inner = optax.chain(master(optax.sgd(0.5)), optax.contrib.reduce_on_plateau(patience=1))
+    optimizer = sparse(inner, scores.magnitude, density=0.2)
+    state = optimizer.init(PARAMS)
+    for _ in range(4):
+        _, state = optimizer.update(slope(PARAMS), state, PARAMS, value=jnp.float32(1))
+    assert state.inner[1].scale < 1
+
+
 @pytest.mark.parametrize("kind", ["safetensors", "orbax"])
 def test_a_saved_state_goes_on_exactly(plain, tmp_path, kind):
     path = str(tmp_path / f"state.{kind}")
@@ -175,20 +184,23 @@ def test_a_saved_state_goes_on_exactly(plain, tmp_path, kind):
     same((params, state), plain[4])
 
 
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 @pytest.mark.parametrize("spec", [("x",), (None, "x"), ("x", "y")])
-def test_spread_over_devices(plain, spec):
-    mesh = jax.make_mesh((2, 2), ("x", "y"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+def test_spread_over_devices(plain, spec, kind):
+    mesh = jax.make_mesh((2, 2), ("x", "y"), axis_types=(getattr(jax.sharding.AxisType, kind),) * 2)
     spread, whole = jax.sharding.PartitionSpec(*spec), jax.sharding.PartitionSpec()
     fits = lambda x: x.ndim == 2 and x.shape[1] % 2 == 0
     place = lambda x: jax.device_put(x, jax.NamedSharding(mesh, spread if fits(x) else whole))
-    params = jax.tree.map(place, PARAMS)
-    state = jax.jit(OPTIMIZER.init)(params)
-    step = jax.jit(lambda params, state, i: OPTIMIZER.update(slope(params, i), state, params))
-    for i in range(3):
-        updates, state = step(params, state, float(i))
-        params = optax.apply_updates(params, updates)
-        assert params["a"]["kernel"].sharding.spec == spread
-        assert {len(x.sharding.device_set) for x in jax.tree.leaves(state)} == {4}
+    with jax.set_mesh(mesh):
+        params = jax.tree.map(place, PARAMS)
+        state = jax.jit(OPTIMIZER.init)(params)
+        step = jax.jit(lambda params, state, i: OPTIMIZER.update(slope(params, i), state, params))
+        for i in range(3):
+            updates, state = step(params, state, float(i))
+            params = optax.apply_updates(params, updates)
+            held = params["a"]["kernel"].sharding
+            assert held.is_equivalent_to(jax.NamedSharding(mesh, spread), 2)
+            assert {len(x.sharding.device_set) for x in jax.tree.leaves(state)} == {4}
     same((params, state), plain[3], rtol=1e-4, atol=1e-5)
 
 
@@ -240,6 +252,11 @@ def test_swapped_in_a_flax_train_state():
     moved = jax.tree.map(lambda a, b: int((a != b).sum()), state.params, variables["params"])
     assert moved["hidden"] == {"kernel": round(0.05 * 16 * 48), "bias": 0}
     assert moved["head"] == {"kernel": round(0.05 * 48 * 10), "bias": 0}
+
+    fresh = TrainState.create(apply_fn=net.apply, params=variables["params"], tx=tx)
+    again = serialization.from_bytes(fresh, serialization.to_bytes(state))
+    assert jax.tree.structure(again) == jax.tree.structure(state)
+    same(train_step(again)[0], train_step(state)[0])
 
 
 def test_swapped_in_an_nnx_optimizer():

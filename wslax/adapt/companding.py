@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wslax.adapt.leafwise import Parts, leafwise
+from wslax.adapt.leafwise import Parts, leafwise, leaves_of
 from wslax.adapter import Adapter
 from wslax.errors import WeightSpaceError
 from wslax.symmetry.types import Groups
 from wslax.trace.leaves import wide
-from wslax.typing import Key, Where
+from wslax.typing import Key, Params, Where
 
 
 def compander(
@@ -60,13 +60,6 @@ def compander(
 
     def start(key: Key, name: str, leaf: Any) -> tuple[Parts, Parts]:
         w = wide(leaf)
-        most = a * np.pi / 2
-        largest = abs(w).max()
-        if not isinstance(largest, jax.core.Tracer) and not largest < most:
-            raise WeightSpaceError(
-                f"{name}: holds a weight of size {largest:.3g}, and a = {a} bounds weights by "
-                f"{most:.3g}; give a larger a, or leave the leaf out by where="
-            )
         near = np.pi / 2 * (1 - 1e-6)
         value = b * jnp.tan(jnp.clip(w / a, -near, near))
         scales = {"a": jnp.asarray(a, w.dtype), "b": jnp.asarray(b, w.dtype)}
@@ -75,4 +68,18 @@ def compander(
     def change(leaf: Any, parts: Parts) -> Any:
         return parts["a"] * jnp.arctan(parts["value"] / parts["b"])
 
-    return leafwise(start, change, where, groups)
+    plain = leafwise(start, change, where, groups)
+
+    def init(key: Key, params: Params) -> tuple[Any, Any]:
+        train, fixed = plain.init(key, params)
+        named, most = leaves_of(params)[0], a * np.pi / 2
+        for name in train:
+            largest = abs(wide(named[name])).max()
+            if not isinstance(largest, jax.core.Tracer) and not largest < most:
+                raise WeightSpaceError(
+                    f"{name}: holds a weight of size {largest:.3g}, and a = {a} bounds weights by "
+                    f"{most:.3g}; give a larger a, or leave the leaf out by where="
+                )
+        return train, fixed
+
+    return plain._replace(init=init)

@@ -21,7 +21,7 @@ Parts = Mapping[str, Any]
 Shapes = dict[str, tuple[int, ...]]
 
 
-def _named(params: Params) -> tuple[dict[str, Any], Any]:
+def leaves_of(params: Params) -> tuple[dict[str, Any], Any]:
     """Name to leaf, factored ones whole, and the structure of the tree."""
     leaves, structure = jax.tree.flatten(params, is_leaf=is_factored)
     marks = structure.unflatten(range(len(leaves)))
@@ -109,7 +109,7 @@ def leafwise(
         what = "a matrix of floats " + ("by the groups" if groups else "[in, out], or groups=")
 
     def found(params: Params) -> tuple[dict[str, Any], Any, dict[str, MatrixAxes]]:
-        named, structure = _named(params)
+        named, structure = leaves_of(params)
         if whole:
             fits = {name: layouts.PLAIN for name, leaf in named.items() if tree.is_float(leaf)}
         else:

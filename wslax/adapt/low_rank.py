@@ -51,6 +51,8 @@ def factors(key: Key, name: str, leaf: Any, rank: int) -> dict[str, Any]:
 
 def scale_of(rank: int, alpha: Any, rslora: bool) -> Any:
     """What the product is multiplied by."""
+    if rank < 1:
+        raise WeightSpaceError(f"expected rank >= 1, got {rank}")
     return (rank if alpha is None else alpha) / (rank**0.5 if rslora else rank)
 
 

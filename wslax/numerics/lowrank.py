@@ -28,8 +28,10 @@ class LowRank(NamedTuple):
       left: `[..., m, rank]`, orthonormal columns.
       singular: `[..., rank]`, descending; those at rounding level are 0.
       right: `[..., n, rank]`, orthonormal columns where `singular` is not 0, else 0.
-      residual: `[..., rank]`, the norm of `matrix @ right - left * singular` a column, over the
-        largest singular value. What a triplet may be wrong by; about 1e-6 when it has converged.
+      residual: `[..., rank]`, the norm of `matrix @ right - left * singular` a column (of
+        `matrix.T @ left - right * singular`, if there are more rows than columns: the other one is
+        0), over the largest singular value. What a triplet may be wrong by; about 1e-6 when it has
+        converged.
     """
 
     left: Any

@@ -37,7 +37,8 @@ def _magnitude(x: Any) -> Any:
 def _value(x: Any) -> Any:
     """Words that order as x: both zeros are one, NaN is the lowest."""
     word = _magnitude(x)
-    lowest = jnp.array(np.iinfo(word.dtype).min, word.dtype)
+    # Not the least word: ties are counted from the word below.
+    lowest = jnp.array(np.iinfo(word.dtype).min + 1, word.dtype)
     return jnp.where(jnp.isnan(x), lowest, jnp.where(jnp.signbit(x), -word, word))
 
 

@@ -38,6 +38,21 @@ def _counted(name: str, leaf: Any, mask: Any) -> int:
     return count
 
 
+def _check(mask: Mask, params: Params, train: Any, fixed: Any) -> None:
+    """Places in a leaf of another shape, and values at other places, would be written as well."""
+    named, masks = _part(params, fixed), _part(mask, fixed)
+    for name, part in fixed.items():
+        leaf, shape = named[name], jnp.shape(masks[name])
+        if jnp.shape(leaf) != shape:
+            raise WeightSpaceError(
+                f"{name}: places are of a leaf {list(shape)}, the model has {tree.aval(leaf)}"
+            )
+        count = part["index"].shape
+        if name not in train or jnp.shape(train[name]["values"]) != count:
+            got = tree.aval(train[name]["values"]) if name in train else "none"
+            raise WeightSpaceError(f"{name}: expected values {list(count)}, one a place, got {got}")
+
+
 def values_at(params: Params, fixed: Any) -> Any:
     """Values of a tree at selected places, as an adapter of `compact` trains them.
 
@@ -89,7 +104,8 @@ def compact(mask: Mask) -> Adapter:
 
     Raises:
       WeightSpaceError: from `init`, if the mask is traced, does not fit or is true at what is no
-        float, or nothing is selected; from the others, if the model lacks a leaf.
+        float, or nothing is selected; from the others, if the model lacks a leaf or has it in
+        another shape, or there is not one value for each place.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax, wslax as ws
@@ -120,7 +136,7 @@ def compact(mask: Mask) -> Adapter:
         return values_at(params, fixed), fixed
 
     def changed(one: Any, params: Params, train: Any, fixed: Any) -> Params:
-        _part(params, fixed)
+        _check(mask, params, train, fixed)
 
         def of(name: str, leaf: Any) -> Any:
             if name not in fixed:
@@ -167,7 +183,8 @@ def refresh(
       `(train, fixed, state)`.
 
     Raises:
-      WeightSpaceError: if a leaf is missing, or a mask that is not traced selects another number.
+      WeightSpaceError: if a leaf is missing or of another shape, or a mask that is not traced
+        selects another number.
 
     Example:
         >>> import jax.numpy as jnp, optax, wslax as ws
@@ -180,6 +197,7 @@ def refresh(
         >>> train["w"]["values"].tolist(), fixed["w"]["index"].tolist()
         ([1.0, 3.0], [1, 3])
     """
+    _check(mask, params, train, fixed)
     named, new = _part(mask, fixed), {}
     for name, part in fixed.items():
         count, found = part["index"].size, named[name]

@@ -16,10 +16,10 @@ from wslax.select.alike import each
 from wslax.select.budget import Budget, Choice, at_least_one, checked, chosen
 from wslax.select.following import followed
 from wslax.select.matrices import warn_left_out
-from wslax.select.places import gathered, places, spread, total
+from wslax.select.places import gathered, places, put, total
 from wslax.select.principal import Kind, kinds
 from wslax.select.scores.weights import leaf_principal
-from wslax.select.state import Selection, SparseState
+from wslax.select.state import Selection, SparseState, known_to_flax
 from wslax.symmetry.types import Groups
 from wslax.typing import Params, Where
 
@@ -111,15 +111,16 @@ def _selecting(
     where: Where,
     moments: str,
     groups: Groups | None,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """`sparse` of selected places in leaf order, None where nothing is selected."""
-    budget = checked(budget)
+    budget, inner = checked(budget), optax.with_extra_args_support(inner)
     most = np.iinfo(np.int32).max
     every = most if refresh_every is None else at_least_one(who, "refresh_every", refresh_every)
     if moments not in ("carry", "reset"):
         raise WeightSpaceError(f"{who}: moments: expected 'carry' or 'reset', got {moments!r}")
 
     def init(params: Params) -> Any:
+        known_to_flax()
         choices = chosen(params, budget, where, groups)
         warn_left_out(who, params, where, groups)
         jax.eval_shape(lambda x: select(x, x, choices), params)
@@ -133,7 +134,9 @@ def _selecting(
         by = Selection(budget, hashable(where), shapes, axes)
         return SparseState(jnp.zeros((), jnp.int32), indices, state, by)
 
-    def update(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
+    def update(
+        updates: Params, state: Any, params: Params | None = None, **extra: Any
+    ) -> tuple[Params, Any]:
         if params is None:
             raise WeightSpaceError(
                 f"{who}: update needs the parameters: update(grads, state, params)"
@@ -153,12 +156,12 @@ def _selecting(
         )
         gradients = _each(_values, choices, updates, indices)
         weights = _each(_values, choices, params, indices)
-        steps, held = inner.update(gradients, held, weights)
+        steps, held = inner.update(gradients, held, weights, **extra)
 
         def placed(leaf: Any, at: Any, step: Any) -> Any:
             if at is None:
                 return jnp.zeros_like(leaf)
-            return spread(at, step.astype(leaf.dtype), leaf.shape)
+            return put(jnp.zeros_like(leaf), at, step)
 
         structure = jax.tree.structure(updates)
         columns = [structure.flatten_up_to(t) for t in (updates, indices, steps)]
@@ -166,7 +169,7 @@ def _selecting(
         count = optax.safe_increment(state.count)
         return structure.unflatten(out), SparseState(count, indices, held, state.selection)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _subtree(params: Params, choices: Choices) -> Params:
@@ -192,7 +195,7 @@ def sparse(
     where: Where = None,
     moments: str = "carry",
     groups: Groups | None = None,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     r"""Train only the weights of highest score, with optimizer state for them alone.
 
     Replaces `inner` where that stands, `optax.adamw(1e-4)` for one. Weights are selected by
@@ -240,7 +243,7 @@ def sparse(
         which stay as they are.
 
     Returns:
-      A gradient transformation; `update` needs `params`.
+      A gradient transformation; `update` needs `params`, and further arguments go to `inner`.
 
     Raises:
       WeightSpaceError: as `masks.top`; if `refresh_every` is no integer of at least 1; from
@@ -281,7 +284,7 @@ def lift(
     where: Where = None,
     moments: str = "carry",
     groups: Groups | None = None,
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     r"""Train only the principal weights, with optimizer state for them alone (LIFT).
 
     `sparse` by `scores.principal`: the selection is `principal_mask` of the parameters. The paper
@@ -301,7 +304,7 @@ def lift(
       groups: as in `sparse`.
 
     Returns:
-      A gradient transformation; `update` needs `params`.
+      A gradient transformation; `update` needs `params`, and further arguments go to `inner`.
 
     Raises:
       WeightSpaceError: as `principal_mask` and `sparse`.

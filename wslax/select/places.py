@@ -8,7 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
+from wslax.numerics import explicit
 from wslax.select.budget import Choice
 from wslax.select.matrices import ranked
 
@@ -31,10 +33,14 @@ def places(mask: Any, count: int) -> Any:
         >>> places(jnp.array([[True, False], [False, True]]), 2).tolist()
         [0, 3]
     """
-    flat = mask.reshape(-1)
-    rank = jnp.where(flat, _running(flat) - 1, count)
-    none = flat.size + jnp.arange(count, dtype=jnp.int32)
-    return none.at[rank].set(jnp.arange(flat.size, dtype=jnp.int32), mode="drop")
+
+    def find(mask: Any) -> Any:
+        flat = mask.reshape(-1)
+        rank = jnp.where(flat, _running(flat) - 1, count)
+        none = flat.size + jnp.arange(count, dtype=jnp.int32)
+        return none.at[rank].set(jnp.arange(flat.size, dtype=jnp.int32), mode="drop")
+
+    return explicit.automatic(find, mask, P())(mask)
 
 
 def _running(flat: Any) -> Any:
@@ -57,7 +63,8 @@ def gathered(leaf: Any, at: Any) -> Any:
         >>> gathered(jnp.arange(4).reshape(2, 2), jnp.array([1, 3, 4])).tolist()
         [1, 3, 0]
     """
-    return jnp.ravel(leaf).at[at].get(mode="fill", fill_value=0)
+    get = lambda leaf, at: jnp.ravel(leaf).at[at].get(mode="fill", fill_value=0)
+    return explicit.automatic(get, leaf, P())(leaf, at)
 
 
 def spread(at: Any, values: Any, shape: tuple[int, ...]) -> Any:
@@ -77,10 +84,15 @@ def put(leaf: Any, at: Any, values: Any) -> Any:
         >>> put(jnp.ones((2, 2)), jnp.array([1, 4]), jnp.array([5.0, 7.0])).tolist()
         [[1.0, 5.0], [1.0, 1.0]]
     """
-    values = values.astype(leaf.dtype)
-    flat = jnp.ravel(leaf).at[at]
-    flat = flat.set(values, mode="drop", unique_indices=True, indices_are_sorted=True)
-    return flat.reshape(jnp.shape(leaf))
+
+    def write(leaf: Any, at: Any, values: Any) -> Any:
+        flat = jnp.ravel(leaf).at[at]
+        flat = flat.set(values, mode="drop", unique_indices=True, indices_are_sorted=True)
+        return flat.reshape(jnp.shape(leaf))
+
+    leaf = jnp.asarray(leaf)
+    write = explicit.automatic(write, leaf, P(*explicit.spec(leaf)))
+    return write(leaf, at, values.astype(leaf.dtype))
 
 
 def carried(old: Any, new: Any, values: Any, fresh: Any) -> Any:

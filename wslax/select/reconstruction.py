@@ -99,6 +99,8 @@ def _pruned(w: Array, gram: Array, pattern: Pattern, damp: Any, block: int) -> t
 def _checked(density: float | None, pattern: tuple[int, int] | None, block: int) -> Pattern:
     if (density is None) == (pattern is None):
         raise WeightSpaceError("give either density= or n_of_m=(n, m)")
+    if block < 1:
+        raise WeightSpaceError(f"block: expected at least 1, got {block}")
     if density is not None:
         if not 0 < density <= 1:
             raise WeightSpaceError(f"density: expected above 0 and at most 1, got {density}")

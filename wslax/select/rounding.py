@@ -26,7 +26,7 @@ def _wide(params: Params) -> Params:
     return jax.tree.map(lambda x: x.astype(tree.wide(x)) if tree.is_float(x) else x, params)
 
 
-def master(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+def master(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     r"""Keep a float32 copy of the weights and step on that: \(c \leftarrow c + u\).
 
     The update given out is \(c - w\), so that the weights are the copy, rounded. Of bfloat16
@@ -50,19 +50,22 @@ def master(inner: optax.GradientTransformation) -> optax.GradientTransformation:
         >>> optimizer.init(params).inner.weights["w"].dtype
         dtype('float32')
     """
+    inner = optax.with_extra_args_support(inner)
 
     def init(params: Params) -> Any:
         weights = _wide(params)
         return MasterState(inner.init(weights), weights)
 
-    def update(updates: Params, state: Any, params: Params | None = None) -> tuple[Params, Any]:
+    def update(
+        updates: Params, state: Any, params: Params | None = None, **extra: Any
+    ) -> tuple[Params, Any]:
         if params is None:
             raise WeightSpaceError(
                 "master: update needs the parameters: update(grads, state, params)"
             )
-        steps, held = inner.update(_wide(updates), state.inner, state.weights)
+        steps, held = inner.update(_wide(updates), state.inner, state.weights, **extra)
         weights = optax.apply_updates(state.weights, steps)
         out = jax.tree.map(lambda c, w: c - w, weights, _wide(params))
         return out, MasterState(held, weights)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,6 +1,7 @@
 """The state of a sparse optimizer, and its way to whole leaves and back."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +32,14 @@ class Selection:
     where: Any
     shapes: tuple[tuple[int, ...], ...]
     axes: tuple[MatrixAxes | None, ...]
+
+
+@functools.cache
+def known_to_flax() -> None:
+    """Tell Flax's serialization, which asks every type, that a selection has nothing to save."""
+    from flax import serialization  # when an optimizer begins, as importing it takes a while
+
+    serialization.register_serialization_state(Selection, lambda _: {}, lambda by, _: by)
 
 
 class Unselected(optax.MaskedNode):

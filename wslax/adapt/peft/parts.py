@@ -62,7 +62,8 @@ def write_lora(
     """The way back from LoRA, DoRA or PiSSA."""
     down, up = train["down"], train["up"]
     if _is_pissa(config):
-        _, scale = _lora_scale(config, module, down.shape[-1])
+        rank = down.shape[-1]
+        _, scale = _lora_scale({"r": rank, **config}, module, rank)
         root = np.asarray(math.sqrt(scale), down.dtype)
         down, up = down / root, up / root
     lengths = {"lora_magnitude_vector": train["magnitude"]} if "magnitude" in train else {}
