@@ -222,6 +222,9 @@ def _ways() -> list[tuple[str, object]]:
         ("`adapt.bone(64)`", adapt.bone(64)),
         ("`adapt.miss(64)`", adapt.miss(64)),
         ("`adapt.splora(16)`", adapt.splora(16)),
+        ("`adapt.splopa(64)`", adapt.splopa(64)),
+        ("`adapt.sppara(where=...)`, `adapt.compander(where=...)`",
+         adapt.sppara(where="*/kernel")),
         ("`adapt.whole(adapt.norms(params))`", adapt.whole(where=adapt.norms(block))),
         ("`adapt.whole(adapt.biases(params))`", adapt.whole(where=adapt.biases(block))),
     ]  # fmt: skip

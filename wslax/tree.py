@@ -165,6 +165,19 @@ def aval(leaf: Any) -> str:
     return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
 
 
+def same_aval(stored: Any, leaf: Any) -> bool:
+    """Whether what is stored has the shape and dtype of a leaf; a Python number has only a kind.
+
+    Example:
+        >>> import numpy as np
+        >>> same_aval(np.zeros((), np.int32), 0), same_aval(np.zeros((), np.int32), np.int64(0))
+        (True, False)
+    """
+    if hasattr(leaf, "dtype"):
+        return aval(stored) == aval(leaf)
+    return tuple(stored.shape) == () and stored.dtype.kind == np.asarray(leaf).dtype.kind
+
+
 def check_structure(tree: Params, like: Params, this: str = "tree", that: str = "like") -> None:
     """Raise unless two trees have the same leaves; the error names what is missing or extra.
 

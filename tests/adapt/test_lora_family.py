@@ -193,6 +193,11 @@ def test_ranks_and_leaves_that_do_not_fit():
         adapt.lora(1, where="b").init(0, {"w": W, "b": W[0]})
     with pytest.raises(WeightSpaceError, match="at least one"):
         adapt.chain()
-    for make in (adapt.lora, adapt.dora, adapt.vera):
-        with pytest.raises(WeightSpaceError, match="rank >= 1, got 0"):
-            make(0)
+
+
+@pytest.mark.parametrize(
+    "kind", ["lora", "dora", "pissa", "vera", "loha", "lokr", "miss", "splora"]
+)
+def test_no_rank_is_an_error_at_once(kind):
+    with pytest.raises(WeightSpaceError, match="rank: expected an integer of at least 1, got 0"):
+        getattr(adapt, kind)(0)

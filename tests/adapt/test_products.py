@@ -51,7 +51,7 @@ def test_lokr_splits_sides_as_peft_does():
 
 
 def test_bad_ranks_are_refused():
-    with pytest.raises(WeightSpaceError, match="rank and factor of at least 1, got 0"):
+    with pytest.raises(WeightSpaceError, match="rank: expected an integer of at least 1, got 0"):
         adapt.lokr(0)
     with pytest.raises(WeightSpaceError, match="w: rank 7 does not fit"):
         adapt.loha(7).init(KEY, {"w": np.ones((6, 8), np.float32)})

@@ -134,6 +134,17 @@ def test_orbax_restores_onto_another_sharding(tmp_path, monkeypatch):
             ws.io.load("x.orbax", like=bad)
 
 
+@pytest.mark.parametrize("name", ["x.safetensors", "x.npz", "x.orbax"])
+def test_python_number_of_a_fresh_state_takes_the_step_of_a_trained_one(tmp_path, name):
+    """Flax's `TrainState.create` begins with the step 0, which a jitted step makes int32."""
+    ws.io.save({"step": jnp.int32(3), "w": jnp.ones(2)}, tmp_path / name)
+    back = ws.io.load(tmp_path / name, like={"step": 0, "w": jnp.zeros(2)})
+    assert back["step"] == 3
+    assert isinstance(back["step"], int)
+    with pytest.raises(WeightSpaceError, match=r"step: the .* has int32\[\], like= has float"):
+        ws.io.load(tmp_path / name, like={"step": 0.0, "w": jnp.zeros(2)})
+
+
 def test_like_names_what_does_not_fit(tmp_path):
     ws.io.save({"a.kernel": np.zeros((2, 3), np.float32)}, tmp_path / "x.safetensors")
     like = {"a": {"kernel": np.zeros((2, 3), np.float32)}}

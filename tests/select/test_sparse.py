@@ -301,3 +301,20 @@ def test_bad_input_is_named():
         sparse(optax.sgd(0.1), transposed, density=0.5).init(PARAMS)
     with pytest.raises(ws.WeightSpaceError, match="the scores and the selected leaves differ"):
         sparse(optax.sgd(0.1), lambda p, g: p["b"], density=0.5).init(PARAMS)
+
+
+def test_batches_added_up_inside_are_of_the_selected_weights_alone():
+    inner = optax.MultiSteps(optax.adam(1e-2), 2).gradient_transformation()
+    many = lift(inner, rank=2, density=0.25, refresh_every=4)
+    once = lift(optax.adam(1e-2), rank=2, density=0.25, refresh_every=2)
+    params = [PARAMS, PARAMS]
+    states = [many.init(PARAMS), once.init(PARAMS)]
+    for i in range(4):
+        halves = [slope(PARAMS, i), slope(PARAMS, -i)]
+        mean = jax.tree.map(lambda *x: sum(x) / 2, *halves)
+        for which, tx, grads in ((0, many, halves), (1, once, [mean])):
+            for g in grads:
+                updates, states[which] = jax.jit(tx.update)(g, states[which], params[which])
+                params[which] = optax.apply_updates(params[which], updates)
+    same(*params, rtol=1e-6)
+    assert all(x.size <= 12 for x in jax.tree.leaves(states[0]))

@@ -264,3 +264,10 @@ def test_half_types_keep_their_type():
     params = {"w": LowRank(half(draw(0, 4, 6)), half(draw(1, 4, 2)), half(draw(2, 2, 6)))}
     out = factored(lambda p, x: x @ p["w"], on_dense="error")(params, half(draw(3, 5, 4)))
     assert out.dtype == jnp.bfloat16
+
+
+def test_a_model_that_was_not_made_for_factored_leaves_says_so():
+    leaf = low_rank(0, (4,), (3,))
+    for use in (lambda: jnp.ones((2, 4)) @ leaf, lambda: jnp.asarray(leaf)):
+        with pytest.raises(WeightSpaceError, match=r"no array \(float32\[4,3\]\); run the model"):
+            use()

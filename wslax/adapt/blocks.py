@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from wslax import tree
 from wslax.adapt.leafwise import Parts, leafwise
+from wslax.adapt.low_rank import check_number
 from wslax.adapter import Adapter
 from wslax.errors import WeightSpaceError
 from wslax.symmetry.types import Groups
@@ -92,9 +93,9 @@ def miss(
       The adapter.
 
     Raises:
-      WeightSpaceError: from `init`, if a leaf is no matrix, has fewer inputs than the rank, or
-        blocks do not fill its outputs; from `apply` and `fuse`, if parts do not fit the model's
-        leaves.
+      WeightSpaceError: if the rank is no integer of at least 1; from `init`, if a leaf is no
+        matrix, has fewer inputs than the rank, or blocks do not fill its outputs; from `apply` and
+        `fuse`, if parts do not fit the model's leaves.
 
     References:
       Kang and Yin 2024, "MiSS", arXiv:2409.15371 (later versions, also under the names Bone and
@@ -108,6 +109,7 @@ def miss(
         >>> adapter.fuse(params, train, fixed)["w"][:, 0].tolist()
         [1.0, 2.0, 1.0, 2.0, 1.0]
     """
+    check_number(rank)
 
     def start(key: Key, name: str, leaf: Any) -> tuple[Parts, Parts]:
         rows, columns = leaf.shape

@@ -18,6 +18,12 @@ from wslax.trace.leaves import wide
 from wslax.typing import Key, Where
 
 
+def check_number(value: Any, what: str = "rank") -> None:
+    """Raise unless a rank, or what else, is an integer of at least 1."""
+    if not isinstance(value, int | np.integer) or value < 1:
+        raise WeightSpaceError(f"{what}: expected an integer of at least 1, got {value!r}")
+
+
 def check_rank(rank: int, name: str, leaf: Any) -> None:
     """Raise unless a matrix has a rank."""
     most = min(leaf.shape)
@@ -51,8 +57,7 @@ def factors(key: Key, name: str, leaf: Any, rank: int) -> dict[str, Any]:
 
 def scale_of(rank: int, alpha: Any, rslora: bool) -> Any:
     """What the product is multiplied by."""
-    if rank < 1:
-        raise WeightSpaceError(f"expected rank >= 1, got {rank}")
+    check_number(rank)
     return (rank if alpha is None else alpha) / (rank**0.5 if rslora else rank)
 
 
@@ -82,8 +87,8 @@ def lora(
       The adapter.
 
     Raises:
-      WeightSpaceError: from `init`, if a leaf is no matrix or has no such rank; from `apply` and
-        `fuse`, if parts do not fit the model's leaves.
+      WeightSpaceError: if the rank is no integer of at least 1; from `init`, if a leaf is no matrix
+        or has no such rank; from `apply` and `fuse`, if parts do not fit the model's leaves.
 
     References:
       Hu et al. 2021, arXiv:2106.09685, section 4.1; Kalajdzievski 2023, arXiv:2312.03732 (rsLoRA).
@@ -137,6 +142,7 @@ def pissa(rank: int, *, where: Where = None, groups: Groups | None = None) -> Ad
         >>> abs(train["w"]["down"] @ train["w"]["up"]).round(4).tolist()
         [[4.0, 0.0], [0.0, 0.0]]
     """
+    check_number(rank)
 
     def start(key: Key, name: str, leaf: Any) -> tuple[Parts, Parts]:
         check_rank(rank, name, leaf)
@@ -191,8 +197,7 @@ def vera(
         >>> {name: part.shape for name, part in train["w"].items()}, fixed
         ({'b': (4,), 'd': (8,)}, {'w': {}})
     """
-    if rank < 1:
-        raise WeightSpaceError(f"expected rank >= 1, got {rank}")
+    check_number(rank)
 
     def start(_: Key, name: str, leaf: Any) -> tuple[Parts, Parts]:
         dtype = tree.wide(leaf)

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 
 from wslax import tree
 from wslax.adapt.leafwise import Parts, leafwise
-from wslax.adapt.low_rank import check_rank, draws
+from wslax.adapt.low_rank import check_number, check_rank, draws
 from wslax.adapter import Adapter
-from wslax.errors import WeightSpaceError
 from wslax.symmetry.types import Groups
 from wslax.trace import Kronecker, LowRank
 from wslax.typing import Key, Where
@@ -38,8 +37,8 @@ def loha(
       The adapter.
 
     Raises:
-      WeightSpaceError: from `init`, if a leaf is no matrix or has no such rank; from `apply` and
-        `fuse`, if parts do not fit the model's leaves.
+      WeightSpaceError: if the rank is no integer of at least 1; from `init`, if a leaf is no matrix
+        or has no such rank; from `apply` and `fuse`, if parts do not fit the model's leaves.
 
     References:
       Hyeon-Woo et al. 2022, "FedPara", arXiv:2108.06098, section 2.2; Yeh et al. 2024, "LyCORIS",
@@ -52,6 +51,7 @@ def loha(
         >>> {name: part.shape for name, part in train["w"].items()}
         {'down_1': (6, 2), 'down_2': (6, 2), 'up_1': (2, 8), 'up_2': (2, 8)}
     """
+    check_number(rank)
     scale = 1.0 if alpha is None else alpha / rank
 
     def start(key: Key, name: str, leaf: Any) -> tuple[Parts, Parts]:
@@ -110,8 +110,8 @@ def lokr(
       The adapter.
 
     Raises:
-      WeightSpaceError: from `init`, if a leaf is no matrix, or rank or factor is below 1; from
-        `apply` and `fuse`, if parts do not fit the model's leaves.
+      WeightSpaceError: if rank or factor is no integer of at least 1; from `init`, if a leaf is no
+        matrix; from `apply` and `fuse`, if parts do not fit the model's leaves.
 
     References:
       Yeh et al. 2024, "LyCORIS", arXiv:2309.14859, section 3.2; Edalati et al. 2022, "KronA",
@@ -124,8 +124,9 @@ def lokr(
         >>> {name: part.shape for name, part in train["w"].items()}
         {'left': (2, 8), 'right_down': (3, 2), 'right_up': (2, 8)}
     """
-    if rank < 1 or (factor is not None and factor < 1):
-        raise WeightSpaceError(f"expected rank and factor of at least 1, got {rank} and {factor}")
+    check_number(rank)
+    if factor is not None:
+        check_number(factor, "factor")
     scale = 1.0 if alpha is None else alpha / rank
 
     def start(key: Key, name: str, leaf: Any) -> tuple[Parts, Parts]:

@@ -5,9 +5,8 @@ from typing import Any
 from wslax.adapt.blocks import check_divides
 from wslax.adapt.leafwise import Parts, leafwise
 from wslax.adapt.leaves import whole
-from wslax.adapt.low_rank import draws
+from wslax.adapt.low_rank import check_number, draws
 from wslax.adapter import Adapter
-from wslax.errors import WeightSpaceError
 from wslax.symmetry.types import Groups
 from wslax.trace import Kronecker, LowRank
 from wslax.typing import Key, Params, Where
@@ -47,8 +46,7 @@ def splora(
         >>> float(abs(adapter.fuse(params, train, fixed)["w"] - 1).max()) < 1e-3
         True
     """
-    if rank < 1:
-        raise WeightSpaceError(f"expected rank >= 1, got {rank}")
+    check_number(rank)
 
     def start(key: Key, name: str, leaf: Any) -> tuple[Parts, Parts]:
         (rows, columns), draw = leaf.shape, draws(key, name, leaf)

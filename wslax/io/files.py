@@ -67,15 +67,16 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _place(name: str, value: np.ndarray, leaf: Any) -> Any:
-    """`value` as what `leaf` is: a key, a numpy array, or a JAX array on its sharding."""
-    from wslax.tree import aval
+    """`value` as what `leaf` is: a key, a Python number, a numpy array, a JAX array as sharded."""
+    from wslax.tree import aval, same_aval
 
     if _is_key(leaf):
         return _place_key(name, value, leaf)
-    wanted = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
-    if aval(value) != aval(wanted):
-        raise WeightSpaceError(f"{name}: the file has {aval(value)}, like= has {aval(wanted)}")
-    return value if isinstance(wanted, np.ndarray) else _put(value, wanted)
+    if not same_aval(value, leaf):
+        raise WeightSpaceError(f"{name}: the file has {aval(value)}, like= has {aval(leaf)}")
+    if not hasattr(leaf, "dtype"):
+        return value.item()
+    return value if isinstance(leaf, np.ndarray) else _put(value, leaf)
 
 
 def _put(value: np.ndarray, leaf: Any) -> Any:
@@ -135,7 +136,8 @@ def load(path: Path, like: Any = None) -> Any:
         checkpoint folder.
       like: a tree (arrays or `jax.ShapeDtypeStruct`s) to rebuild by leaf name, `.` and `/` alike.
         Its leaves say where data goes: numpy stays on the host, a JAX array or a struct with a
-        sharding is placed there, a JAX key is rebuilt from its words. Empty nodes stay empty.
+        sharding is placed there, a JAX key is rebuilt from its words, and a Python number, such as
+        the step of a fresh Flax `TrainState`, takes any width. Empty nodes stay empty.
 
     Returns:
       The tree; without `like` a flat dict of host arrays with the stored names (for safetensors

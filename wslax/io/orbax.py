@@ -89,16 +89,15 @@ def _check(path: str | os.PathLike[str], stored: Any, like: Any) -> None:
     """Orbax itself would cast to another dtype without a word."""
     import jax
 
-    from wslax.tree import aval, named_leaves
+    from wslax.tree import aval, named_leaves, same_aval
 
     found = named_leaves(stored)
     for name, leaf in named_leaves(like).items():
         if name not in found:
             raise WeightSpaceError(f"{path}: no leaf {name!r}.{did_you_mean(name, found)}")
-        wanted = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
-        if jax.dtypes.issubdtype(wanted.dtype, jax.dtypes.prng_key):
-            wanted = jax.eval_shape(jax.random.key_data, wanted)
-        if aval(found[name]) != aval(wanted):
+        key = hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        wanted = jax.eval_shape(jax.random.key_data, leaf) if key else leaf
+        if not same_aval(found[name], wanted):
             raise WeightSpaceError(
                 f"{name}: the checkpoint has {aval(found[name])}, like= has {aval(wanted)}"
             )

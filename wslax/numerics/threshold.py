@@ -74,8 +74,8 @@ def _kth_word(arrays: Sequence[Any], k: Any, order: Any) -> tuple[Any, Any, Any]
         return low - unsigned(1) + jnp.minimum(steps, span)
 
     def guessed(low: Any, high: Any, reach: Any, above: Any) -> Any:
-        share = (reach - k).astype(jnp.float32) / (reach - above)
-        parts = _about(share, reach - above, _PIVOTS - _EVEN)
+        room = (reach - above).astype(jnp.float32)
+        parts = _about((reach - k).astype(jnp.float32) / room, room, _PIVOTS - _EVEN)
         places = (jnp.clip(parts, 0, 0.999) * (high - low).astype(jnp.float32)).astype(unsigned)
         few = high - low < 4 * _PIVOTS
         mixed = jnp.concatenate([evenly(low, high, _EVEN), low + places])

@@ -86,7 +86,8 @@ def met(params: Params, grams: Mapping[str, Array], groups: Groups | None) -> di
         if tuple(gram.shape) != (*batch, count, count):
             raise WeightSpaceError(
                 f"{name}: is {tree.aval(leaf)} and sums over its axes {list(found[name].consumed)};"
-                f" expected a Gram matrix {[*batch, count, count]}, got {tree.aval(gram)}; a "
-                "convolution over groups of features has none, leave it out"
+                f" expected a Gram matrix {[*batch, count, count]}, got {tree.aval(gram)}; "
+                'read it by trace.taps(..., read="gram"); a convolution over groups of features '
+                "has none, leave it out"
             )
     return {name: found[name] for name in grams}

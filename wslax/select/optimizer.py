@@ -221,6 +221,13 @@ def sparse(
     copies are too few for the number to select, places stay empty until the next
     selection, and where they are too many, the last ones wait for it.
 
+    Weights of half types lose small steps, as in Optax: of bfloat16 those below about 1/256 of a
+    weight, most at the rates of fine-tuning. `master(inner)` keeps a float32 copy of the selected
+    ones. Gradients of k batches add up inside,
+    `optax.MultiSteps(inner, k).gradient_transformation()`: the sums are of the selected weights
+    alone, where those of a `MultiSteps` around the whole are of all. Each batch counts for
+    `refresh_every`, which is then a multiple of k.
+
     Under `vmap` over members, nested ones too, the selection is computed only in steps in which
     some member is due. A step that `optax.apply_if_finite` drops leaves the selection as it was,
     and one that was due is due again.

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from wslax import tree
+from wslax.errors import WeightSpaceError
 from wslax.typing import Array
 
 Dot = Callable[..., Array]  # (a, b, axes of a, axes of b): the product to use
@@ -27,6 +28,13 @@ class Factored(abc.ABC):
 
     base: Any
     shared: ClassVar[tuple[str, ...]] = ("base",)  # fields that members of a population share
+
+    def __jax_array__(self) -> Array:
+        """What JAX calls where a model that was not made for it takes the leaf for an array."""
+        raise WeightSpaceError(
+            f"a leaf kept as a base and a change is no array ({tree.aval(self)}); run the model as "
+            "wslax.trace.factored(apply), or on the weights of adapter.fuse"
+        )
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -43,7 +43,8 @@ def random(params: Params, grads: Params | None = None, *, key: Key | None = Non
     Args:
       params: a tree; names and shapes matter alone.
       grads: not used.
-      key: a JAX key or an integer seed; None is 0.
+      key: a JAX key or an integer seed; None is 0. In `wslax.select.sparse` it stays the same, and
+        with it the selection: one seed is one mask, as in SHiRA.
 
     Returns:
       As `magnitude`.
