@@ -201,3 +201,11 @@ def test_ranks_and_leaves_that_do_not_fit():
 def test_no_rank_is_an_error_at_once(kind):
     with pytest.raises(WeightSpaceError, match="rank: expected an integer of at least 1, got 0"):
         getattr(adapt, kind)(0)
+
+
+def test_kernels_that_nobody_named_are_warned_of():
+    params = {"conv": np.zeros((3, 3, 2, 2), np.float32), "w": W}
+    with pytest.warns(UserWarning, match="nothing is adapted in conv: which of their axes"):
+        train, _ = adapt.lora(1).init(0, params)
+    assert list(train) == ["w"]
+    adapt.lora(1, where="w").init(0, params)  # without a warning

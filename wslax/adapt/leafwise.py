@@ -12,7 +12,7 @@ from wslax.adapt import layouts
 from wslax.adapter import Adapter, from_apply
 from wslax.errors import WeightSpaceError, did_you_mean
 from wslax.globs import pick
-from wslax.symmetry.matrices import MatrixAxes, matrix_axes
+from wslax.symmetry.matrices import MatrixAxes, matrix_axes, warn_left_out
 from wslax.symmetry.types import Groups
 from wslax.trace.leaves import is_factored
 from wslax.typing import Key, Params, Where
@@ -140,6 +140,8 @@ def leafwise(
 
     def init(key: Key, params: Params) -> tuple[Any, Any]:
         named, _, axes = found(params)
+        if not whole:
+            warn_left_out("nothing is adapted in", named, where, groups)
         parts = {name: begun(key, name, named[name], axes[name]) for name in axes}
         train, fixed = ({name: dict(p[i]) for name, p in parts.items()} for i in (0, 1))
         return train, fixed

@@ -4,8 +4,9 @@ The bits of non-negative floats order like the floats. So the k-th largest is th
 at least k words reach, and a pass over the data that counts against several pivots at once leaves
 one of the intervals between them. In large arrays the first pivots come from a sorted sample, about
 the rank they should have. Later ones lie where the rank would be if words were spread evenly within
-the interval, and some divide it evenly, so that it shrinks whatever the words are. Guesses only
-save passes: every count is of all the data. Exact, the same on every backend, and it vectorises.
+the interval; after a guess that failed they divide it evenly, so that it shrinks whatever the words
+are. Guesses only save passes: every count is of all the data. Exact, the same on every backend, and
+it vectorises.
 """
 
 import functools
@@ -23,7 +24,8 @@ from wslax.numerics import explicit
 from wslax.typing import Array, Scalar
 
 # A CPU takes 6 ms for 2^24 words and 3 pivots, 12 for 11, and, out of registers, 33 for 15.
-_PIVOTS, _EVEN = 11, 4
+_PIVOTS = 11
+_STEPS = np.arange(_PIVOTS, dtype=np.float32) - _PIVOTS // 2
 _SAMPLE = 1 << 15
 _ROW = 4096
 _WORDS = {2: jnp.int16, 4: jnp.int32, 8: jnp.int64}
@@ -67,23 +69,25 @@ def _kth_word(arrays: Sequence[Any], k: Any, order: Any) -> tuple[Any, Any, Any]
     def back(words: Any) -> Any:
         return jax.lax.bitcast_convert_type(words ^ half, word)
 
-    def evenly(low: Any, high: Any, count: int) -> Any:
+    def evenly(low: Any, high: Any) -> Any:
         span = high - low
-        step = span // unsigned(count + 1) + unsigned(1)
-        steps = step * jnp.arange(1, count + 1, dtype=unsigned)
+        step = span // unsigned(_PIVOTS + 1) + unsigned(1)
+        steps = step * jnp.arange(1, _PIVOTS + 1, dtype=unsigned)
         return low - unsigned(1) + jnp.minimum(steps, span)
 
     def guessed(low: Any, high: Any, reach: Any, above: Any) -> Any:
         room = (reach - above).astype(jnp.float32)
-        parts = _about((reach - k).astype(jnp.float32) / room, room, _PIVOTS - _EVEN)
-        places = (jnp.clip(parts, 0, 0.999) * (high - low).astype(jnp.float32)).astype(unsigned)
-        few = high - low < 4 * _PIVOTS
-        mixed = jnp.concatenate([evenly(low, high, _EVEN), low + places])
-        return jnp.where(few, evenly(low, high, _PIVOTS), mixed)
+        span = (high - low).astype(jnp.float32)
+        share = jnp.maximum(reach - k, 0).astype(jnp.float32) / room
+        # At least a word apart: neighbours that are pivots leave one word between them.
+        steps = jnp.maximum(1, jnp.abs(_STEPS) * _deviation(share, room) * span)
+        places = share * span + _STEPS * steps
+        return low + jnp.clip(places, 0, 0.999 * span).astype(unsigned)
 
     def narrow(held: tuple[Any, ...]) -> tuple[Any, ...]:
         # The barrier keeps XLA from making the words of all before the loop: that is a copy of x.
         data, (pivots, low, high, reach, above) = jax.lax.optimization_barrier((arrays, held))
+        before = high - low
         each = [_counts(order(x), tuple(back(pivots)), tuple(range(x.ndim))) for x in data]
         counts = sum(jnp.stack(found) for found in each)
         enough = counts >= k
@@ -91,12 +95,15 @@ def _kth_word(arrays: Sequence[Any], k: Any, order: Any) -> tuple[Any, Any, Any]
         reach = jnp.min(jnp.where(enough, counts, reach), initial=reach)
         high = jnp.min(jnp.where(enough, high, pivots), initial=high)
         above = jnp.max(jnp.where(enough, above, counts), initial=above)
-        return guessed(low, high, reach, above), low, high, reach, above
+        span, few = high - low, unsigned(2 * _PIVOTS)
+        even = (span < few) | (span > before // unsigned(_PIVOTS))
+        pivots = jnp.where(even, evenly(low, high), guessed(low, high, reach, above))
+        return pivots, low, high, reach, above
 
     low = across(word(0 if order is _magnitude else ends.min))
     high = across(word(ends.max))
     from_sample = size > 8 * _SAMPLE
-    pivots = across(_from_sample(arrays, k, order)) if from_sample else evenly(low, high, _PIVOTS)
+    pivots = across(_from_sample(arrays, k, order)) if from_sample else evenly(low, high)
     held = (pivots, low, high, jnp.int32(size), jnp.int32(0))
     _, low, _, reach, above = jax.lax.while_loop(lambda held: held[1] < held[2], narrow, held)
     return back(low), reach, above
@@ -110,15 +117,15 @@ def _from_sample(arrays: Sequence[Any], k: Any, order: Any) -> Any:
         drawn = random.bits(0, "threshold", max(1, _SAMPLE * x.size // size), member=i, xp=jnp)
         parts.append(order(_take(x, (drawn % np.uint32(x.size)).astype(jnp.int32))))
     sample = jnp.sort(jnp.concatenate(parts) if len(parts) > 1 else parts[0])
-    ranks = sample.size * _about(1 - k.astype(jnp.float32) / size, sample.size, _PIVOTS)
+    share = 1 - k.astype(jnp.float32) / size
+    shares = share + _STEPS * np.abs(_STEPS) * _deviation(share, sample.size)
+    ranks = sample.size * shares
     return sample[jnp.clip(ranks.astype(jnp.int32), 0, sample.size - 1)]
 
 
-def _about(share: Any, size: Any, count: int) -> Any:
-    """Shares about one, up to 4 deviations of the share that so many drawn at random would have."""
-    deviation = jnp.sqrt(share * (1 - share) / size) + 1 / size
-    spread = jnp.linspace(-2, 2, count, dtype=jnp.float32)
-    return share + deviation * spread * jnp.abs(spread)
+def _deviation(share: Any, size: Any) -> Any:
+    """An eighth of the deviation of a share that so many drawn at random have, and a bit more."""
+    return (jnp.sqrt(share * (1 - share) / size) + 1 / size) / 8
 
 
 def _take(x: Any, places: Any) -> Any:

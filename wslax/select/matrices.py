@@ -1,7 +1,6 @@
 """Which axes of a leaf make a matrix, whose weights are ranked together."""
 
 import math
-import warnings
 from typing import Any
 
 import numpy as np
@@ -87,20 +86,6 @@ def of_leaves(params: Params, where: Where, groups: Groups | None) -> list[Matri
                 f"{name}: which axes of {tree.aval(leaf)} make a matrix is {what}"
             )
     return [axes[name] if name in taken else None for name in named]
-
-
-def warn_left_out(who: str, params: Params, where: Where, groups: Groups | None) -> None:
-    """Warn of leaves with more axes than two that nobody named, and that stay as they are."""
-    if where is not None or groups is not None:
-        return
-    out = [n for n, x in tree.named_leaves(params).items() if tree.is_float(x) and x.ndim > 2]
-    if out:
-        warnings.warn(
-            f"{who}: nothing is selected from {', '.join(out)}: which of their axes make a matrix "
-            "is open; give groups=wslax.symmetry.infer(apply, params, inputs), or where= to say "
-            "which leaves train",
-            stacklevel=3,
-        )
 
 
 def ranked(leaf: Any, axes: MatrixAxes) -> tuple[int, ...]:

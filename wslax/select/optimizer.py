@@ -15,11 +15,11 @@ from wslax.select import masks
 from wslax.select.alike import each
 from wslax.select.budget import Budget, Choice, at_least_one, checked, chosen
 from wslax.select.following import followed
-from wslax.select.matrices import warn_left_out
 from wslax.select.places import gathered, places, put, total
 from wslax.select.principal import Kind, kinds
 from wslax.select.scores.weights import leaf_principal
 from wslax.select.state import Selection, SparseState, known_to_flax
+from wslax.symmetry.matrices import warn_left_out
 from wslax.symmetry.types import Groups
 from wslax.typing import Params, Where
 
@@ -122,7 +122,7 @@ def _selecting(
     def init(params: Params) -> Any:
         known_to_flax()
         choices = chosen(params, budget, where, groups)
-        warn_left_out(who, params, where, groups)
+        warn_left_out(f"{who}: nothing is selected from", tree.named_leaves(params), where, groups)
         jax.eval_shape(lambda x: select(x, x, choices), params)
         indices = _each(_none_yet, choices, params)
         compact = _each(_values, choices, params, indices)

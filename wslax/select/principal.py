@@ -10,8 +10,9 @@ from wslax.errors import WeightSpaceError
 from wslax.select import masks
 from wslax.select.alike import each
 from wslax.select.budget import Budget, Choice, at_least_one, chosen
-from wslax.select.matrices import ranked, warn_left_out
+from wslax.select.matrices import ranked
 from wslax.select.scores.weights import Spectral, leaf_principal
+from wslax.symmetry.matrices import warn_left_out
 from wslax.symmetry.types import Groups
 from wslax.typing import Key, Mask, Params, Where
 
@@ -135,7 +136,8 @@ def principal_mask(
         102
     """
     found = kinds(params, Budget(density, count, lora_rank), rank, where, groups)
-    warn_left_out("principal_mask", params, where, groups)
+    named = tree.named_leaves(params)
+    warn_left_out("principal_mask: nothing is selected from", named, where, groups)
     leaves, structure = jax.tree.flatten(params)
     words = jnp.stack(random.key_words(0 if key is None else key))
     rows = zip(leaves, each(_mask, found, leaves, words), strict=True)

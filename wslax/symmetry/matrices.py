@@ -1,6 +1,8 @@
 """Leaves as matrices: consumed times produced axes, by the roles of their sites."""
 
 import math
+import warnings
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import jax.numpy as jnp
 from wslax import tree
 from wslax.symmetry.find import locate
 from wslax.symmetry.types import WINDOW, Groups
-from wslax.typing import Array, Params
+from wslax.typing import Array, Params, Where
 
 
 class MatrixAxes(NamedTuple):
@@ -90,6 +92,27 @@ def apart(consumed: set[int], produced: set[int]) -> MatrixAxes | None:
     if not consumed or not produced or consumed & produced:
         return None
     return MatrixAxes(tuple(sorted(consumed)), tuple(sorted(produced)))
+
+
+def warn_left_out(what: str, named: Mapping[str, Any], where: Where, groups: Groups | None) -> None:
+    """Warn of leaves with more axes than two that nobody named, and that stay as they are.
+
+    Args:
+      what: does not happen to them: `"lift: nothing is selected from"`.
+      named: leaf name to leaf.
+      where: globs that say which leaves are meant; then nobody is warned.
+      groups: the same.
+    """
+    if where is not None or groups is not None:
+        return
+    out = [name for name, leaf in named.items() if tree.is_float(leaf) and len(leaf.shape) > 2]
+    if out:
+        warnings.warn(
+            f"{what} {', '.join(out)}: which of their axes make a matrix is open; give "
+            "groups=wslax.symmetry.infer(apply, params, inputs), or where= to say which leaves "
+            "train",
+            stacklevel=3,
+        )
 
 
 def to_matrices(leaf: Array, axes: MatrixAxes) -> Array:
