@@ -12,7 +12,7 @@ import numpy as np
 from wslax import tree
 from wslax.errors import WeightSpaceError
 from wslax.globs import matches, pick
-from wslax.numerics.threshold import largest
+from wslax.numerics.threshold import largest, top_k_mask
 from wslax.select.budget import (
     Budget,
     Choice,
@@ -30,11 +30,11 @@ from wslax.symmetry.types import Groups
 from wslax.typing import Mask, Params, Where
 
 
-@functools.partial(jax.jit, static_argnames=("axes", "count"))
-def _along(scores: Any, axes: tuple[int, ...], count: int) -> Any:
+@functools.partial(jax.jit, static_argnames=("axes", "count", "sizes"))
+def _along(scores: Any, axes: tuple[int, ...], count: int, sizes: bool = False) -> Any:
     """The mask of `count` entries along some axes, for each index of the others."""
     # By vmap and not by a reshape, which would gather scores that are spread over devices.
-    choose = lambda part: largest([part], count)[0]
+    choose = lambda part: top_k_mask(part, count) if sizes else largest([part], count)[0]
     others = [i for i in range(scores.ndim) if i not in axes]
     for mapped, axis in reversed([*enumerate(others)]):
         choose = jax.vmap(choose, axis - mapped, axis - mapped)
@@ -45,15 +45,20 @@ def _own(axes: MatrixAxes, ndim: int) -> tuple[int, ...]:
     return tuple(sorted(a % ndim for part in axes for a in part))
 
 
-def of_matrices(scores: Any, choice: Choice) -> Any:
+def of_matrices(scores: Any, choice: Choice, *, sizes: bool = False) -> Any:
     """The mask of the highest scores of each matrix of one leaf, or of a vector.
+
+    Args:
+      scores: of a leaf.
+      choice: how many, of which axes.
+      sizes: whether none is below 0, which takes half the time; NaN is then the highest.
 
     Example:
         >>> choice = Choice(1, MatrixAxes((-2,), (-1,)))
         >>> of_matrices(jnp.array([[3.0, 0.1], [0.1, 1.0]]), choice).tolist()
         [[True, False], [False, False]]
     """
-    return _along(scores, _own(choice.axes, scores.ndim), choice.count)
+    return _along(scores, _own(choice.axes, scores.ndim), choice.count, sizes)
 
 
 @functools.partial(jax.jit, static_argnames="count")

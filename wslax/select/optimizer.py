@@ -181,7 +181,8 @@ def _highest(choice: Choice, scores: Any) -> Any:
 
 
 def _principal(kind: Kind, leaf: Any, key: Any) -> Any:
-    return _highest(kind.choice, leaf_principal(kind.spectral, leaf, key))
+    scores = leaf_principal(kind.spectral, leaf, key)
+    return places(masks.of_matrices(scores, kind.choice, sizes=True), total(kind.choice, scores))
 
 
 def sparse(

@@ -70,7 +70,8 @@ def kinds(
 
 
 def _mask(kind: Kind, leaf: Any, key: Any) -> Any:
-    return masks.of_matrices(leaf_principal(kind.spectral, leaf, key), kind.choice)
+    scores = leaf_principal(kind.spectral, leaf, key)
+    return masks.of_matrices(scores, kind.choice, sizes=True)
 
 
 def principal_mask(
