@@ -176,13 +176,12 @@ def _subtree(params: Params, choices: Choices) -> Params:
     return _each(lambda choice, leaf: leaf, choices, params)
 
 
-def _highest(choice: Choice, scores: Any) -> Any:
-    return places(masks.of_matrices(scores, choice), total(choice, scores))
+def _highest(choice: Choice, scores: Any, *, sizes: bool = False) -> Any:
+    return places(masks.of_matrices(scores, choice, sizes=sizes), total(choice, scores))
 
 
 def _principal(kind: Kind, leaf: Any, key: Any) -> Any:
-    scores = leaf_principal(kind.spectral, leaf, key)
-    return places(masks.of_matrices(scores, kind.choice, sizes=True), total(kind.choice, scores))
+    return _highest(kind.choice, leaf_principal(kind.spectral, leaf, key), sizes=True)
 
 
 def sparse(

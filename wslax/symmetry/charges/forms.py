@@ -1,6 +1,5 @@
 """Charges as linear forms over elements, and the equations that a program demands of them."""
 
-import functools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -38,8 +37,6 @@ def distinct(arrays: Sequence[np.ndarray]) -> set[tuple[float, ...]]:
     """What the arrays are together, at one element or another."""
     if all(x.size == 1 for x in arrays):
         return {tuple(x.item() for x in arrays)}
-    if sum(len({x.shape[a] for x in arrays} - {1}) for a in range(arrays[0].ndim)) == 1:
-        return _along_one(arrays)
     long = math.prod(np.broadcast_shapes(*(x.shape for x in arrays))) > MANY
     for axis in range(arrays[0].ndim) if long else ():
         varying = [x for x in arrays if x.shape[axis] > 1]
@@ -50,21 +47,6 @@ def distinct(arrays: Sequence[np.ndarray]) -> set[tuple[float, ...]]:
             arrays = [x.take(places, axis) if x.shape[axis] > 1 else x for x in arrays]
     whole = np.broadcast_arrays(*arrays)
     return set(zip(*(x.ravel().tolist() for x in whole), strict=True))
-
-
-def _along_one(arrays: Sequence[np.ndarray]) -> set[tuple[float, ...]]:
-    """The same where one axis alone is longer than 1."""
-    flat = [x.ravel() for x in arrays]
-    somewhere = functools.reduce(np.logical_or, [x != 0 for x in flat if x.size > 1])
-    places = np.flatnonzero(somewhere).tolist()
-    if len(places) < somewhere.size:
-        places.append(int(somewhere.argmin()))
-    return set(
-        zip(
-            *(x[places].tolist() if x.size > 1 else x.tolist() * len(places) for x in flat),
-            strict=True,
-        )
-    )
 
 
 class System:
