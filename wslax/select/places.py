@@ -67,16 +67,6 @@ def gathered(leaf: Any, at: Any) -> Any:
     return explicit.automatic(get, leaf, P())(leaf, at)
 
 
-def spread(at: Any, values: Any, shape: tuple[int, ...]) -> Any:
-    """A leaf of zeros with values at places of its flat form, without those beyond its end.
-
-    Example:
-        >>> spread(jnp.array([1, 3, 4]), jnp.array([5, 6, 7]), (2, 2)).tolist()
-        [[0, 5], [0, 6]]
-    """
-    return put(jnp.zeros(shape, values.dtype), at, values)
-
-
 def put(leaf: Any, at: Any, values: Any) -> Any:
     """A leaf with values at places of its flat form, without those beyond its end.
 

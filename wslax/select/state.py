@@ -11,7 +11,7 @@ import optax
 from wslax import tree
 from wslax.errors import WeightSpaceError
 from wslax.select.budget import Budget, Choice, choices
-from wslax.select.places import gathered, places, spread, total
+from wslax.select.places import gathered, places, put, total
 from wslax.symmetry.matrices import MatrixAxes
 from wslax.typing import Params, Where
 
@@ -160,7 +160,7 @@ def _is_unselected(node: Any) -> bool:
 def _whole(values: Any, at: Any, shape: tuple[int, ...]) -> Any:
     if at is None:
         return Unselected()
-    return spread(at, values, shape) if values.ndim else values
+    return put(jnp.zeros(shape, values.dtype), at, values) if values.ndim else values
 
 
 def _still_picked(where: Where, spec: Params, axes: list[Any]) -> list[Any]:
